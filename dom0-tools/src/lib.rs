@@ -1,0 +1,4 @@
+//! dom0.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;

@@ -1,0 +1,4 @@
+//! The hypervisor core.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;

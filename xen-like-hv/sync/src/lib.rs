@@ -1,0 +1,2 @@
+//! Ranked locks.
+#![no_std]
