@@ -1,2 +1,27 @@
-//! xtask.
-fn main() {}
+//! `cargo xtask`: the one door to building, running, testing and measuring the project.
+//!
+//! Every verb is a small module: [`worlds`] knows how to compile for bare metal on this machine, [`images`] builds
+//! and collects what QEMU starts, [`qemu`] starts it and reads its console, and the rest put these together.
+
+mod boot;
+mod cli;
+mod failure;
+mod images;
+mod paths;
+mod qemu;
+mod setup;
+mod tools;
+mod worlds;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().verb.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask boot`: any PV kernel as dom0, its console here, its shutdown reason as our exit status.
+
+use crate::failure::Result;
+use crate::images;
+use crate::qemu::{Accel, Echo, Ended, Machine, Module, Reason};
+use crate::tools::say;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Status when the limit passed.
+const TIMED_OUT: u8 = 124;
+/// Status when the machine ended without a word of why: a reset, or a hypervisor that died.
+const NO_REASON: u8 = 13;
+
+/// Boots a PV kernel as the first module of the hypervisor and streams its console.
+///
+/// Exit status by the shutdown reason: poweroff 0, reboot 0, crash 10, watchdog 11, suspend or soft reset 12; 13 if the
+/// machine ended without one (a hypervisor panic, a triple fault); 124 if the time limit passed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BootArgs {
+    /// The kernel: any Xen PV64 ELF or bzImage
+    #[arg(long, value_name = "FILE")]
+    dom0: PathBuf,
+    /// The kernel's command line
+    #[arg(long, value_name = "WORDS", default_value = "", allow_hyphen_values = true)]
+    args: String,
+    /// Its ramdisk, as second module
+    #[arg(long, value_name = "FILE")]
+    ramdisk: Option<PathBuf>,
+    /// Stop the machine after so many seconds (0: never)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    timeout: u64,
+    /// The hypervisor to boot instead of target/images/xen-like-hv
+    #[arg(long, value_name = "FILE")]
+    hv: Option<PathBuf>,
+    /// The hypervisor's command line
+    #[arg(long, value_name = "WORDS", default_value = crate::qemu::DEFAULT_ARGS, allow_hyphen_values = true)]
+    hv_args: String,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+/// The machine's size, for every verb that starts one.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Hardware {
+    /// Number of pcpus
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) smp: u32,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    pub(crate) memory: u32,
+    /// How the processor is emulated
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    pub(crate) accel: Accel,
+    /// Further words for QEMU
+    #[arg(last = true, value_name = "QEMU WORDS")]
+    pub(crate) extra: Vec<String>,
+}
+
+impl Hardware {
+    /// Gives a machine this size.
+    pub(crate) fn apply(&self, machine: &mut Machine) {
+        machine.smp = self.smp;
+        machine.memory = self.memory;
+        machine.accel = self.accel;
+        machine.extra.extend(self.extra.iter().cloned());
+    }
+}
+
+impl BootArgs {
+    /// Boots and returns the exit status.
+    pub(crate) fn run(&self) -> Result<u8> {
+        let hypervisor = self.hv.clone().unwrap_or_else(images::hypervisor);
+        if self.hv.is_none() && !hypervisor.exists() {
+            images::build_all(images::Profile::Release)?;
+        }
+        let mut machine = Machine::new(&hypervisor, &self.dom0, &self.args);
+        machine.hypervisor_args.clone_from(&self.hv_args);
+        machine
+            .modules
+            .extend(self.ramdisk.iter().map(|file| Module { file: file.clone(), args: String::new() }));
+        self.hardware.apply(&mut machine);
+        let limit = if self.timeout == 0 { Duration::MAX } else { Duration::from_secs(self.timeout) };
+        let ended = machine.run(limit.min(Duration::from_secs(u64::from(u32::MAX))), Echo::On)?;
+        Ok(report(&ended))
+    }
+}
+
+/// Says how the machine ended and gives the status that goes with it.
+fn report(ended: &Ended) -> u8 {
+    let seconds = ended.took.as_secs_f32();
+    let Some(reason) = ended.reason else {
+        if ended.timed_out {
+            say(&format!("stopped at the time limit, after {seconds:.1} s"));
+            return TIMED_OUT;
+        }
+        say(&format!("the machine ended without a shutdown reason, after {seconds:.1} s"));
+        return NO_REASON;
+    };
+    say(&format!("dom0 ended: {reason:?}, after {seconds:.1} s"));
+    match reason {
+        Reason::Poweroff | Reason::Reboot => 0,
+        Reason::Crash => 10,
+        Reason::Watchdog => 11,
+        Reason::Suspend | Reason::SoftReset => 12,
+    }
+}

@@ -1,0 +1,42 @@
+//! The command line.
+
+use crate::boot::BootArgs;
+use crate::failure::Result;
+use crate::images::{self, Profile};
+use crate::setup;
+
+/// Build, run, test and measure the hypervisor.
+#[derive(Debug, clap::Parser)]
+#[command(name = "cargo xtask", disable_version_flag = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Install what is missing (apt as root or through sudo; rustup's target), or say what to install
+    Setup,
+    /// Build the images: target/images/xen-like-hv, dom0 and guests/<name>
+    Build {
+        /// With debug assertions (lock ranks are checked) and less optimisation
+        #[arg(long)]
+        dev: bool,
+    },
+    /// Boot a PV kernel as dom0 and exit by its shutdown reason
+    Boot(BootArgs),
+}
+
+impl Verb {
+    /// Does it; the exit status.
+    pub(crate) fn run(&self) -> Result<u8> {
+        match self {
+            Self::Setup => setup::everything().map(|()| 0),
+            Self::Build { dev } => {
+                images::build_all(if *dev { Profile::Dev } else { Profile::Release }).map(|()| 0)
+            }
+            Self::Boot(args) => args.run(),
+        }
+    }
+}
