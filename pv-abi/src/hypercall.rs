@@ -91,7 +91,6 @@ macro_rules! define_hypercalls {
         pub enum Hypercall {
             $(
                 #[doc = concat!("`__HYPERVISOR_", stringify!($abi), "`.")]
-                #[doc(alias = concat!("__HYPERVISOR_", stringify!($abi)))]
                 $name = $nr,
             )+
         }
