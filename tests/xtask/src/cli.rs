@@ -1,9 +1,11 @@
 //! The command line.
 
 use crate::boot::BootArgs;
+use crate::check;
 use crate::failure::Result;
 use crate::images::{self, Profile};
 use crate::setup;
+use crate::suite::TestArgs;
 
 /// Build, run, test and measure the hypervisor.
 #[derive(Debug, clap::Parser)]
@@ -26,6 +28,10 @@ pub(crate) enum Verb {
     },
     /// Boot a PV kernel as dom0 and exit by its shutdown reason
     Boot(BootArgs),
+    /// Run the tests: host, lints, and guests in QEMU
+    Test(TestArgs),
+    /// Check the rules that no compiler knows: table rows without handler, page or test; sizes; leftovers
+    Check,
 }
 
 impl Verb {
@@ -37,6 +43,8 @@ impl Verb {
                 images::build_all(if *dev { Profile::Dev } else { Profile::Release }).map(|()| 0)
             }
             Self::Boot(args) => args.run(),
+            Self::Test(args) => args.run(),
+            Self::Check => check::run(),
         }
     }
 }

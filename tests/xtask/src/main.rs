@@ -4,12 +4,17 @@
 //! and collects what QEMU starts, [`qemu`] starts it and reads its console, and the rest put these together.
 
 mod boot;
+mod check;
 mod cli;
 mod failure;
+mod guests;
+mod host;
 mod images;
+mod lint;
 mod paths;
 mod qemu;
 mod setup;
+mod suite;
 mod tools;
 mod worlds;
 

@@ -95,6 +95,26 @@ fn add_rustup_target() -> bool {
     false
 }
 
+/// Whether a cargo subcommand works with the toolchain in use; the distribution's is installed if it may be.
+pub(crate) fn has_cargo_tool(name: &str) -> bool {
+    let works = || tools::output(tools::cargo().args([name, "--version"])).is_some();
+    if works() {
+        return true;
+    }
+    // rustup would have installed what rust-toolchain.toml lists; only a distribution's toolchain is left.
+    if tools::find(&["rustup"]).is_some() || env::var_os("XTASK_OFFLINE").is_some() {
+        return false;
+    }
+    let web = rust_packages().first() == Some(&"rustc-web");
+    let package = match (name, web) {
+        ("fmt", true) => "rustfmt-web",
+        ("fmt", false) => "rustfmt",
+        (_, true) => "rust-web-clippy",
+        (_, false) => "rust-clippy",
+    };
+    apt_install(&[package]).is_ok() && works()
+}
+
 /// The distribution's compiler with its sources, under the names that this release has for them.
 fn rust_packages() -> &'static [&'static str] {
     let has_web = tools::output(Command::new("apt-cache").args(["show", "rustc-web"]))

@@ -1,0 +1,130 @@
+//! The `qemu` and `attack` stages: each test guest is booted as dom0, and its last line is a verdict.
+
+use crate::failure::Result;
+use crate::images;
+use crate::qemu::{Echo, Ended, Machine, Reason};
+use crate::suite::{Case, Context, Needs, Outcome};
+use std::time::Duration;
+
+/// What precedes a verdict on a guest's console.
+const VERDICT_MARK: &str = "VERDICT: ";
+
+/// How a guest is booted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup {
+    smp: u32,
+    memory: u32,
+    limit: Duration,
+}
+
+const ORDINARY: Setup = Setup { smp: 1, memory: 256, limit: Duration::from_secs(60) };
+
+/// Guests that need something other than the ordinary.
+const SPECIAL: [(&str, Setup); 2] = [
+    ("smp_", Setup { smp: 2, ..ORDINARY }),
+    ("long_", Setup { limit: Duration::from_secs(180), ..ORDINARY }),
+];
+
+fn setup_of(name: &str) -> Setup {
+    SPECIAL.iter().find(|(start, _)| name.starts_with(start)).map_or(ORDINARY, |(_, setup)| *setup)
+}
+
+/// One case for each test guest. Guests that other stages boot begin with that stage's name.
+pub(crate) fn cases() -> Vec<Case> {
+    images::test_guests()
+        .into_iter()
+        .filter(|guest| !["demo_", "domu_", "bench"].iter().any(|start| guest.starts_with(start)))
+        .map(|guest| {
+            let stage = if guest.starts_with("attack_") {
+                guest.replacen('_', "-", 1)
+            } else {
+                format!("qemu-{guest}")
+            };
+            Case::new(stage, Needs::Images, move |context| boot(&guest, context))
+        })
+        .collect()
+}
+
+fn boot(guest: &str, context: &Context) -> Result<Outcome> {
+    let setup = setup_of(guest);
+    let mut machine = Machine::new(&images::hypervisor(), &images::guest(guest), "");
+    machine.smp = context.smp.unwrap_or(setup.smp);
+    machine.memory = setup.memory;
+    machine.accel = context.accel;
+    let ended = machine.run(setup.limit, Echo::Off)?;
+    Ok(judge(&ended))
+}
+
+/// A guest's own word on what it saw, from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// The claim held.
+    Success,
+    /// The claim could not be tried.
+    Skip,
+    /// The test itself is at fault.
+    Error,
+    /// The claim did not hold.
+    Failure,
+}
+
+/// The worst verdict on a console, with its words.
+pub(crate) fn verdict(console: &str) -> Option<(Verdict, String)> {
+    let read = |line: &str| {
+        let (_, tail) = line.split_once(VERDICT_MARK)?;
+        let (word, text) = tail.split_once(' ').unwrap_or((tail, ""));
+        let verdict = match word.trim() {
+            "SUCCESS" => Verdict::Success,
+            "SKIP" => Verdict::Skip,
+            "ERROR" => Verdict::Error,
+            "FAILURE" => Verdict::Failure,
+            _ => return None,
+        };
+        Some((verdict, text.trim().to_owned()))
+    };
+    console.lines().filter_map(read).max_by_key(|(verdict, _)| *verdict)
+}
+
+/// What a machine's end says about the claim. No verdict, or an end other than an orderly one, is a crash.
+pub(crate) fn judge(ended: &Ended) -> Outcome {
+    let failed = |why: String| Outcome::Failed { why, output: ended.console.clone() };
+    let Some((verdict, text)) = verdict(&ended.console) else {
+        let how = if ended.timed_out { "no verdict within the time limit" } else { "no verdict" };
+        return failed(format!("CRASH: {how}"));
+    };
+    match (verdict, ended.reason) {
+        (Verdict::Failure, _) => failed(format!("FAILURE: {text}")),
+        (Verdict::Error, _) => failed(format!("ERROR: {text}")),
+        (_, None) if ended.timed_out => failed("CRASH: a verdict, but the machine went on".into()),
+        (_, None) => failed("CRASH: a verdict, but then the machine died".into()),
+        (_, Some(Reason::Poweroff)) if verdict == Verdict::Skip => Outcome::Skipped(text),
+        (_, Some(Reason::Poweroff)) => Outcome::Passed(String::new()),
+        (_, Some(reason)) => failed(format!("CRASH: a verdict, but then {reason:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(console: &str, reason: Option<Reason>) -> Ended {
+        Ended { console: console.to_owned(), reason, timed_out: false, took: Duration::ZERO }
+    }
+
+    #[test]
+    fn the_worst_verdict_wins() {
+        let found = verdict("VERDICT: SUCCESS a\nd1: VERDICT: FAILURE b\nVERDICT: SKIP c\n");
+        assert_eq!(found, Some((Verdict::Failure, "b".to_owned())));
+        assert_eq!(verdict("VERDICT: PERHAPS\n"), None);
+    }
+
+    #[test]
+    fn success_counts_only_with_an_orderly_end() {
+        let good = "VERDICT: SUCCESS x\n";
+        assert!(matches!(judge(&ended(good, Some(Reason::Poweroff))), Outcome::Passed(_)));
+        assert!(matches!(judge(&ended(good, Some(Reason::Crash))), Outcome::Failed { .. }));
+        assert!(matches!(judge(&ended(good, None)), Outcome::Failed { .. }));
+        assert!(matches!(judge(&ended("panic", Some(Reason::Poweroff))), Outcome::Failed { .. }));
+        assert!(matches!(judge(&ended("VERDICT: SKIP y", Some(Reason::Poweroff))), Outcome::Skipped(_)));
+    }
+}
