@@ -1,10 +1,51 @@
-//! The hypervisor core.
+//! The hypervisor's logic, free of hardware, of statics and of unsafe code.
+//!
+//! State is passed in ([`Hypervisor`]); the machine is reached through the ports of [`port`]. The same code runs in
+//! the image at ring 0 and, over [`fake`], in tests on the host.
+//!
+//! | room | holds |
+//! |---|---|
+//! | [`hypercall`] | dispatch, guest pointers, continuations, one file per family |
+//! | [`domain`] | table of domains, lifecycle, limits |
+//! | [`frame`] | state of every frame, types, references, the allocator |
+//! | [`mm`] | page-table updates, pinning, base pointers, page-fault classification |
+//! | [`evtchn`] | event channels: states, binding, sending, delivery |
+//! | [`grant`] | grant tables: entries, mappings, copies |
+//! | [`sched`] | who runs where and when; timers |
+//! | [`entry`] | what a guest sees at its gates: bounce frames, iret, callbacks, descriptors |
+//! | [`emulate`] | privileged instructions, MSRs, CPUID |
 #![no_std]
 #![forbid(unsafe_code)]
-extern crate alloc;
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod access;
 pub mod acpi;
 pub mod boot_memory;
 pub mod bounded;
 pub mod cmdline;
+pub mod cx;
+pub mod domain;
+pub mod emulate;
+pub mod entry;
+pub mod error;
+pub mod evtchn;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+pub mod frame;
+pub mod grant;
+pub mod hv;
+pub mod hypercall;
+pub mod mm;
+pub mod port;
+pub mod regs;
+pub mod sched;
 pub mod symbols;
+pub mod vcpu;
+
+pub use cx::Cx;
+pub use hv::Hypervisor;
+pub use port::Machine;
+pub use regs::UserRegs;

@@ -1,0 +1,74 @@
+//! `HYPERVISOR_iret`: the guest kernel's way back from a bounce.
+//!
+//! Purpose: leave a handler for what it interrupted, kernel or user, with the event mask that it asks for.
+//! The frame lies on the guest kernel's stack: RAX, R11, RCX, flags, RIP, CS, RFLAGS, RSP, SS. CS with RPL 3 means user
+//! mode. Selectors are forced to RPL 3, IF is set and IOPL cleared, so that no frame can do more than a guest may.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use pv_abi::ids::GuestVa;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use super::{GuestMode, switch_mode};
+use crate::cx::Cx;
+use crate::error::{Exit, HypercallResult};
+use crate::hypercall::guest_ptr::access_ok;
+use crate::port::Machine;
+use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL};
+
+/// RCX and R11 are dead: the frame is one of a system call (`VGCF_in_syscall`).
+const IN_SYSCALL: u64 = 1 << 8;
+
+/// The frame as the guest leaves it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+struct IretFrame {
+    rax: u64,
+    r11: u64,
+    rcx: u64,
+    flags: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// The hypercall.
+///
+/// # Errors
+/// The frame cannot be read, or user mode is asked for without user page tables: the domain crashes, as nothing is
+/// left to go back to.
+pub fn iret<M: Machine>(cx: &mut Cx<'_, M>) -> HypercallResult {
+    let mut frame = IretFrame::new_zeroed();
+    let len = u64::try_from(size_of::<IretFrame>()).unwrap_or(u64::MAX);
+    let at = GuestVa::new(cx.regs.rsp);
+    if !access_ok(at, len) || cx.m.copy_from_guest(frame.as_mut_bytes(), at).is_err() {
+        return Err(Exit::Crash("iret frame cannot be read"));
+    }
+    if frame.cs & 3 == 3 {
+        switch_mode(cx.m, cx.vcpu, GuestMode::User).map_err(|e| Exit::Crash(e.0))?;
+    }
+    if cx.dom.mm.architectural_iopl() {
+        cx.vcpu.entry.iopl.store(frame.rflags & RFLAGS_IOPL, Relaxed);
+    }
+    cx.vcpu.entry.nmi_masked.store(false, Relaxed);
+    let masked = frame.rflags & RFLAGS_IF == 0;
+    cx.vcpu.events.store_upcall_mask(cx.m, masked);
+    restore(cx.regs, &frame);
+    Err(Exit::RegsReplaced)
+}
+
+fn restore(regs: &mut crate::UserRegs, frame: &IretFrame) {
+    regs.rax = frame.rax;
+    regs.rip = frame.rip;
+    regs.cs = (frame.cs | 3) & 0xffff;
+    regs.rflags = (frame.rflags & 0xffff_ffff & !(RFLAGS_IOPL | RFLAGS_VM)) | RFLAGS_IF | RFLAGS_FIXED;
+    regs.rsp = frame.rsp;
+    regs.ss = (frame.ss | 3) & 0xffff;
+    if frame.flags & IN_SYSCALL == 0 {
+        regs.entry_vector &= !TRAP_SYSCALL;
+        regs.r11 = frame.r11;
+        regs.rcx = frame.rcx;
+    }
+}

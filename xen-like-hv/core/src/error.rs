@@ -1,0 +1,51 @@
+//! How a hypercall ends.
+
+use pv_abi::errno::Errno;
+
+/// Arguments of a hypercall, as the guest left them in RDI, RSI, RDX, R10, R8, R9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Args(pub [u64; 6]);
+
+impl Args {
+    /// Argument `index` in full; 0 past the sixth.
+    #[must_use]
+    pub fn get(&self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or(0)
+    }
+
+    /// Argument `index` where the ABI declares a 32-bit type: the upper half is not part of the argument (a C caller
+    /// leaves anything there).
+    #[must_use]
+    pub fn low32(&self, index: usize) -> u32 {
+        u32::try_from(self.get(index) & 0xffff_ffff).unwrap_or(0)
+    }
+
+    /// Argument `index` where the ABI declares `domid_t`.
+    #[must_use]
+    pub fn low16(&self, index: usize) -> u16 {
+        u16::try_from(self.get(index) & 0xffff).unwrap_or(0)
+    }
+}
+
+/// Why a hypercall does not simply return a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest's mistake, or a want of resources: an errno.
+    Err(Errno),
+    /// Preempted: the same call is to be made again with these arguments. Everything done so far is in them, or in
+    /// the guest's memory, or in the vcpu.
+    Restart(Args),
+    /// Guest state that cannot be repaired.
+    Crash(&'static str),
+    /// The registers hold what the guest is to see (iret, a new context): nothing is stored into RAX.
+    RegsReplaced,
+}
+
+impl From<Errno> for Exit {
+    fn from(e: Errno) -> Self {
+        Self::Err(e)
+    }
+}
+
+/// What a handler returns: the value for RAX, or why there is none.
+pub type HypercallResult = Result<u64, Exit>;

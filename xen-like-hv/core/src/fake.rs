@@ -1,0 +1,343 @@
+//! A machine of vectors, for tests on the host.
+//!
+//! Frames are real arrays of words; a guest's virtual memory is a map from page to bytes that a test fills with
+//! [`FakeMachine::map_guest_page`]; everything else records what was asked of it.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use hv_sync::{SpinLock, rank};
+use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
+
+use crate::port::{
+    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig, GsiUnavailable,
+    GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead, TaskSwitched, Tlb,
+};
+
+const PAGE: u64 = 4096;
+
+/// What a test may want to look at afterwards.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// pcpus that were kicked, in order.
+    pub kicks: Vec<PcpuId>,
+    /// Flushes that were asked for, in order.
+    pub flushes: Vec<(CpuMask, FlushScope)>,
+    /// Roots that were loaded, in order.
+    pub roots: Vec<Mfn>,
+    /// Bytes that guests wrote to the console.
+    pub console: Vec<u8>,
+    /// Reasons with which the machine was shut down.
+    pub shutdowns: Vec<u32>,
+    /// Values written to MSR-like state by name, in order.
+    pub registers: Vec<(&'static str, u64)>,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct FakeMachine {
+    frames: Vec<Box<FrameWords>>,
+    m2p: Vec<AtomicU64>,
+    guest: SpinLock<BTreeMap<u64, Box<[u8; 4096]>>>,
+    /// Current time; tests set it.
+    pub now_ns: AtomicU64,
+    /// How many calls of `preempt_pending` say no before one says yes; `u64::MAX` is never.
+    pub preempt_after: AtomicU64,
+    /// Requests to pass through the scheduler.
+    pub resched_requests: AtomicU64,
+    /// Requests to look at events.
+    pub exit_requests: AtomicU64,
+    clock: AtomicU64,
+    /// What was asked.
+    pub effects: SpinLock<Effects>,
+}
+
+fn index(mfn: Mfn) -> usize {
+    usize::try_from(mfn.raw()).unwrap_or(usize::MAX)
+}
+
+impl FakeMachine {
+    /// A machine with `nr_frames` frames of zeros.
+    #[must_use]
+    pub fn new(nr_frames: usize) -> Self {
+        let frame = || Box::new([const { AtomicU64::new(0) }; 512]);
+        Self {
+            frames: (0..nr_frames).map(|_| frame()).collect(),
+            m2p: (0..nr_frames).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            guest: SpinLock::new(rank::CONSOLE, BTreeMap::new()),
+            now_ns: AtomicU64::new(0),
+            preempt_after: AtomicU64::new(u64::MAX),
+            resched_requests: AtomicU64::new(0),
+            exit_requests: AtomicU64::new(0),
+            clock: AtomicU64::new(1),
+            effects: SpinLock::new(rank::CONSOLE, Effects::default()),
+        }
+    }
+
+    /// Gives the current guest a zeroed page at the page of `va`.
+    pub fn map_guest_page(&self, va: u64) {
+        self.guest.lock().insert(va / PAGE, Box::new([0; 4096]));
+    }
+
+    /// Takes the guest's page at `va` away.
+    pub fn unmap_guest_page(&self, va: u64) {
+        self.guest.lock().remove(&(va / PAGE));
+    }
+
+    fn each_part(va: GuestVa, len: usize, mut f: impl FnMut(u64, usize, usize, usize) -> bool) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < len {
+            let at = va.raw().wrapping_add(u64::try_from(done).unwrap_or(0));
+            let offset = usize::try_from(at % PAGE).unwrap_or(0);
+            let part = (len - done).min(4096 - offset);
+            if !f(at / PAGE, offset, done, part) {
+                return Err(Fault(GuestVa::new(at)));
+            }
+            done += part;
+        }
+        Ok(())
+    }
+
+    fn note(&self, name: &'static str, value: u64) {
+        self.effects.lock().registers.push((name, value));
+    }
+}
+
+impl Frames for FakeMachine {
+    fn words(&self, mfn: Mfn) -> &FrameWords {
+        &self.frames[index(mfn)]
+    }
+    fn zero(&self, mfn: Mfn) {
+        for w in self.words(mfn) {
+            w.store(0, Relaxed);
+        }
+    }
+    fn copy(&self, src: Mfn, src_offset: usize, dst: Mfn, dst_offset: usize, len: usize) {
+        let mut bytes = alloc::vec![0; len];
+        self.read(src, src_offset, &mut bytes);
+        self.write(dst, dst_offset, &bytes);
+    }
+    fn read(&self, mfn: Mfn, offset: usize, dst: &mut [u8]) {
+        let words = self.words(mfn);
+        for (i, b) in dst.iter_mut().enumerate() {
+            let at = offset + i;
+            *b = words[at / 8].load(Relaxed).to_le_bytes()[at % 8];
+        }
+    }
+    fn write(&self, mfn: Mfn, offset: usize, src: &[u8]) {
+        let words = self.words(mfn);
+        for (i, b) in src.iter().enumerate() {
+            let at = offset + i;
+            let mut bytes = words[at / 8].load(Relaxed).to_le_bytes();
+            bytes[at % 8] = *b;
+            words[at / 8].store(u64::from_le_bytes(bytes), Relaxed);
+        }
+    }
+    fn m2p(&self, mfn: Mfn) -> u64 {
+        self.m2p[index(mfn)].load(Relaxed)
+    }
+    fn set_m2p(&self, mfn: Mfn, pfn: u64) {
+        self.m2p[index(mfn)].store(pfn, Relaxed);
+    }
+    fn hypervisor_l4_entries(&self) -> [u64; 16] {
+        core::array::from_fn(|i| 0xfff0_0000_0000_0063 | u64::try_from(i).unwrap_or(0) << 12)
+    }
+}
+
+impl GuestMem for FakeMachine {
+    fn copy_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
+        let guest = self.guest.lock();
+        let len = dst.len();
+        Self::each_part(src, len, |page, offset, done, part| {
+            guest.get(&page).is_some_and(|p| {
+                dst[done..done + part].copy_from_slice(&p[offset..offset + part]);
+                true
+            })
+        })
+    }
+    fn copy_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
+        let mut guest = self.guest.lock();
+        Self::each_part(dst, src.len(), |page, offset, done, part| {
+            guest.get_mut(&page).is_some_and(|p| {
+                p[offset..offset + part].copy_from_slice(&src[done..done + part]);
+                true
+            })
+        })
+    }
+}
+
+impl Tlb for FakeMachine {
+    fn flush(&self, cpus: CpuMask, scope: FlushScope) {
+        self.clock.fetch_add(1, SeqCst);
+        self.effects.lock().flushes.push((cpus, scope));
+    }
+    fn flush_local(&self, scope: FlushScope) {
+        self.flush(CpuMask::of(PcpuId::new(0)), scope);
+    }
+    fn flush_clock(&self) -> u64 {
+        self.clock.load(SeqCst)
+    }
+    fn stale_since(&self, cpus: CpuMask, stamp: u64) -> CpuMask {
+        if stamp >= self.flush_clock() { cpus } else { CpuMask::EMPTY }
+    }
+}
+
+impl Notify for FakeMachine {
+    fn kick(&self, cpu: PcpuId) {
+        self.effects.lock().kicks.push(cpu);
+    }
+}
+
+impl Clock for FakeMachine {
+    fn now_ns(&self) -> u64 {
+        self.now_ns.load(Relaxed)
+    }
+    fn wallclock_base_ns(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+    fn pvclock_scale(&self) -> PvClockScale {
+        let now = self.now_ns();
+        PvClockScale { tsc_timestamp: now, system_time_ns: now, mul: 0x8000_0000, shift: 1, tsc_khz: 1_000_000 }
+    }
+    fn set_deadline(&self, deadline_ns: Option<u64>) {
+        self.note("deadline", deadline_ns.unwrap_or(u64::MAX));
+    }
+}
+
+impl Console for FakeMachine {
+    fn guest_write(&self, _dom: DomId, bytes: &[u8]) {
+        self.effects.lock().console.extend_from_slice(bytes);
+    }
+    fn read_input(&self, _dst: &mut [u8]) -> usize {
+        0
+    }
+    fn read_ring(&self, from: u64, dst: &mut [u8], _clear: RingRead) -> (usize, u64) {
+        let effects = self.effects.lock();
+        let start = usize::try_from(from).unwrap_or(usize::MAX).min(effects.console.len());
+        let n = dst.len().min(effects.console.len() - start);
+        dst[..n].copy_from_slice(&effects.console[start..start + n]);
+        (n, from + u64::try_from(n).unwrap_or(0))
+    }
+}
+
+impl Cpu for FakeMachine {
+    fn pcpu(&self) -> PcpuId {
+        PcpuId::new(0)
+    }
+    fn online(&self) -> CpuMask {
+        CpuMask::from_bits(0b11)
+    }
+    fn preempt_pending(&self) -> bool {
+        match self.preempt_after.load(Relaxed) {
+            u64::MAX => false,
+            0 => true,
+            n => {
+                self.preempt_after.store(n - 1, Relaxed);
+                false
+            }
+        }
+    }
+    fn request_resched(&self) {
+        self.resched_requests.fetch_add(1, Relaxed);
+    }
+    fn request_exit_work(&self) {
+        self.exit_requests.fetch_add(1, Relaxed);
+    }
+    fn load_root(&self, root: Mfn) {
+        self.effects.lock().roots.push(root);
+    }
+    fn swap_gs(&self) {
+        self.note("swapgs", 0);
+    }
+    fn set_fs_base(&self, base: u64) {
+        self.note("fs_base", base);
+    }
+    fn fs_base(&self) -> u64 {
+        0
+    }
+    fn set_gs_base(&self, base: u64) {
+        self.note("gs_base", base);
+    }
+    fn gs_base(&self) -> u64 {
+        0
+    }
+    fn set_gs_base_hidden(&self, base: u64) {
+        self.note("gs_base_hidden", base);
+    }
+    fn gs_base_hidden(&self) -> u64 {
+        0
+    }
+    fn load_user_gs_selector(&self, selector: u16) -> Result<(), BadSelector> {
+        self.note("user_gs", u64::from(selector));
+        if selector < 4 { Ok(()) } else { Err(BadSelector) }
+    }
+    fn set_ts(&self, ts: TaskSwitched) {
+        self.note("ts", u64::from(ts == TaskSwitched::Set));
+    }
+    fn write_debug_register(&self, _index: u8, value: u64) {
+        self.note("dr", value);
+    }
+    fn load_gdt(&self, _frames: &[Mfn], entries: u32) {
+        self.note("gdt", u64::from(entries));
+    }
+    fn load_ldt(&self, _frames: &[Mfn], entries: u32) {
+        self.note("ldt", u64::from(entries));
+    }
+    fn set_guest_cr4(&self, bits: u64) {
+        self.note("cr4", bits);
+    }
+}
+
+impl Privileged for FakeMachine {
+    fn read_msr(&self, _index: u32) -> Option<u64> {
+        None
+    }
+    fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
+        [0; 4]
+    }
+    fn port_in(&self, _port: u16, _width: PortWidth) -> u32 {
+        u32::MAX
+    }
+    fn port_out(&self, port: u16, _width: PortWidth, value: u32) {
+        self.note("out", u64::from(port) << 32 | u64::from(value));
+    }
+    fn wbinvd(&self) {
+        self.note("wbinvd", 0);
+    }
+    fn set_xcr0(&self, value: u64) {
+        self.note("xcr0", value);
+    }
+    fn rdtsc(&self) -> u64 {
+        self.now_ns()
+    }
+}
+
+impl Interrupts for FakeMachine {
+    fn nr_gsis(&self) -> u32 {
+        24
+    }
+    fn route_gsi(&self, gsi: u32, _config: GsiConfig) -> Result<(), GsiUnavailable> {
+        if gsi < 24 { Ok(()) } else { Err(GsiUnavailable) }
+    }
+    fn unmask_gsi(&self, gsi: u32) {
+        self.note("unmask_gsi", u64::from(gsi));
+    }
+    fn mask_gsi(&self, gsi: u32) {
+        self.note("mask_gsi", u64::from(gsi));
+    }
+    fn gsi_is_level(&self, gsi: u32) -> bool {
+        gsi >= 16
+    }
+    fn ioapic_read(&self, _phys_base: u64, _index: u32) -> Option<u32> {
+        None
+    }
+}
+
+impl Power for FakeMachine {
+    fn machine_shutdown(&self, reason: u32) {
+        self.effects.lock().shutdowns.push(reason);
+    }
+}

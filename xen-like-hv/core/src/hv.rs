@@ -1,0 +1,37 @@
+//! The hypervisor's state as a whole.
+
+use alloc::string::String;
+
+use crate::domain::DomainTable;
+use crate::frame::FrameTable;
+use crate::sched::Scheduler;
+
+/// Facts about this boot that do not change.
+#[derive(Clone, Debug, Default)]
+pub struct Platform {
+    /// The hypervisor's command line.
+    pub command_line: String,
+    /// pcpus that were brought up.
+    pub nr_pcpus: u32,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u32,
+    /// Machine address width in bits.
+    pub maddr_bits: u32,
+    /// RAM of the machine in frames.
+    pub total_frames: u64,
+    /// The firmware's memory map, for dom0: `(start, length, type)` in bytes.
+    pub memory_map: alloc::vec::Vec<(u64, u64, u32)>,
+}
+
+/// All state. One exists for the machine; tests make as many as they like.
+#[derive(Debug)]
+pub struct Hypervisor {
+    /// Facts about this boot.
+    pub platform: Platform,
+    /// Every frame of RAM.
+    pub frames: FrameTable,
+    /// Every domain.
+    pub domains: DomainTable,
+    /// Who runs where.
+    pub sched: Scheduler,
+}

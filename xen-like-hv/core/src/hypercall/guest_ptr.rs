@@ -1,0 +1,152 @@
+//! Guest pointers: an address that a guest alleged, checked when it is built, that offers only copies.
+//!
+//! Invariant I15: no access of the hypervisor on a guest's behalf reaches the hypervisor's own area (XSA-29, XSA-212).
+
+use core::marker::PhantomData;
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::GuestVa;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::port::GuestMem;
+use crate::regs::is_canonical;
+
+/// First byte of the hypervisor's area.
+pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
+/// First byte after the hypervisor's area.
+pub const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
+
+/// Whether a guest may have `len` bytes at `va` accessed for it: canonical, no wrap, outside the hypervisor's area.
+#[must_use]
+pub fn access_ok(va: GuestVa, len: u64) -> bool {
+    let Some(last) = va.raw().checked_add(len.saturating_sub(1)) else { return false };
+    let low = last < 0x0000_8000_0000_0000;
+    let high = va.raw() >= HYPERVISOR_END;
+    (low || high) && is_canonical(va.raw())
+}
+
+/// An array of `count` values of `T` in the current guest's memory.
+#[derive(Debug)]
+pub struct GuestPtr<T> {
+    base: GuestVa,
+    count: u64,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for GuestPtr<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for GuestPtr<T> {}
+
+impl<T> GuestPtr<T> {
+    /// Bytes of one value.
+    #[must_use]
+    pub fn stride() -> u64 {
+        u64::try_from(size_of::<T>()).unwrap_or(u64::MAX)
+    }
+
+    /// One value at `va`.
+    ///
+    /// # Errors
+    /// `EFAULT` where the range is not the guest's to name.
+    pub fn new(va: u64) -> Result<Self, Errno> {
+        Self::array(va, 1)
+    }
+
+    /// `count` values at `va`.
+    ///
+    /// # Errors
+    /// `EFAULT` where the range wraps or is not the guest's to name.
+    pub fn array(va: u64, count: u64) -> Result<Self, Errno> {
+        let bytes = Self::stride().checked_mul(count).ok_or(Errno::Fault)?;
+        let base = GuestVa::new(va);
+        if count != 0 && !access_ok(base, bytes) {
+            return Err(Errno::Fault);
+        }
+        Ok(Self { base, count, of: PhantomData })
+    }
+
+    /// Values in the array.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Address of the first value.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.base.raw()
+    }
+
+    /// Address of value `index`.
+    fn at(&self, index: u64) -> Result<GuestVa, Errno> {
+        if index >= self.count {
+            return Err(Errno::Fault);
+        }
+        let offset = Self::stride().checked_mul(index).ok_or(Errno::Fault)?;
+        self.base.raw().checked_add(offset).map(GuestVa::new).ok_or(Errno::Fault)
+    }
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
+    /// Copies value `index` in: the one time that these bytes are read.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read_at(&self, m: &impl GuestMem, index: u64) -> Result<T, Errno> {
+        let mut value = T::new_zeroed();
+        m.copy_from_guest(value.as_mut_bytes(), self.at(index)?).map_err(|_| Errno::Fault)?;
+        Ok(value)
+    }
+
+    /// Copies the first value in.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read(&self, m: &impl GuestMem) -> Result<T, Errno> {
+        self.read_at(m, 0)
+    }
+
+    /// Copies value `index` out.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn write_at(&self, m: &impl GuestMem, index: u64, value: &T) -> Result<(), Errno> {
+        m.copy_to_guest(self.at(index)?, value.as_bytes()).map_err(|_| Errno::Fault)
+    }
+
+    /// Copies the first value out.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn write(&self, m: &impl GuestMem, value: &T) -> Result<(), Errno> {
+        self.write_at(m, 0, value)
+    }
+
+    /// Copies consecutive values in, starting at `index`.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn read_slice(&self, m: &impl GuestMem, index: u64, dst: &mut [T]) -> Result<(), Errno> {
+        self.check_slice(index, dst.len())?;
+        m.copy_from_guest(dst.as_mut_bytes(), self.at(index)?).map_err(|_| Errno::Fault)
+    }
+
+    /// Copies consecutive values out, starting at `index`.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn write_slice(&self, m: &impl GuestMem, index: u64, src: &[T]) -> Result<(), Errno> {
+        self.check_slice(index, src.len())?;
+        m.copy_to_guest(self.at(index)?, src.as_bytes()).map_err(|_| Errno::Fault)
+    }
+
+    fn check_slice(&self, index: u64, len: usize) -> Result<(), Errno> {
+        let len = u64::try_from(len).map_err(|_| Errno::Fault)?;
+        let end = index.checked_add(len).ok_or(Errno::Fault)?;
+        if end > self.count { Err(Errno::Fault) } else { Ok(()) }
+    }
+}
