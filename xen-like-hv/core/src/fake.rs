@@ -13,8 +13,9 @@ use hv_sync::{SpinLock, rank};
 use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 
 use crate::port::{
-    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig, GsiUnavailable,
-    GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead, TaskSwitched, Tlb,
+    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
+    GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
+    TaskSwitched, Tlb,
 };
 
 const PAGE: u64 = 4096;
@@ -87,7 +88,11 @@ impl FakeMachine {
         self.guest.lock().remove(&(va / PAGE));
     }
 
-    fn each_part(va: GuestVa, len: usize, mut f: impl FnMut(u64, usize, usize, usize) -> bool) -> Result<(), Fault> {
+    fn each_part(
+        va: GuestVa,
+        len: usize,
+        mut f: impl FnMut(u64, usize, usize, usize) -> bool,
+    ) -> Result<(), Fault> {
         let mut done = 0;
         while done < len {
             let at = va.raw().wrapping_add(u64::try_from(done).unwrap_or(0));
@@ -200,7 +205,13 @@ impl Clock for FakeMachine {
     }
     fn pvclock_scale(&self) -> PvClockScale {
         let now = self.now_ns();
-        PvClockScale { tsc_timestamp: now, system_time_ns: now, mul: 0x8000_0000, shift: 1, tsc_khz: 1_000_000 }
+        PvClockScale {
+            tsc_timestamp: now,
+            system_time_ns: now,
+            mul: 0x8000_0000,
+            shift: 1,
+            tsc_khz: 1_000_000,
+        }
     }
     fn set_deadline(&self, deadline_ns: Option<u64>) {
         self.note("deadline", deadline_ns.unwrap_or(u64::MAX));

@@ -334,6 +334,17 @@ pub trait Machine:
 }
 
 impl<T> Machine for T where
-    T: Frames + GuestMem + Tlb + Notify + Clock + Console + Cpu + Privileged + Interrupts + Power + Send + Sync
+    T: Frames
+        + GuestMem
+        + Tlb
+        + Notify
+        + Clock
+        + Console
+        + Cpu
+        + Privileged
+        + Interrupts
+        + Power
+        + Send
+        + Sync
 {
 }

@@ -80,7 +80,8 @@ pub fn bounce<M: Machine>(
     if from == GuestMode::User {
         switch_mode(cx.m, cx.vcpu, GuestMode::Kernel)?;
     }
-    cx.m.copy_to_guest(new_sp, frame.bytes()).map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
+    cx.m.copy_to_guest(new_sp, frame.bytes())
+        .map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
     if masking == EventMasking::Mask {
         cx.vcpu.events.set_upcall_mask(cx.m);
     }

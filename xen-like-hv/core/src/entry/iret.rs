@@ -7,7 +7,8 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use pv_abi::trap::{IretFlags, IretFrame};
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{GuestMode, switch_mode};
 use crate::cx::Cx;
@@ -15,24 +16,6 @@ use crate::error::{Exit, HypercallResult};
 use crate::hypercall::guest_ptr::access_ok;
 use crate::port::Machine;
 use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL};
-
-/// RCX and R11 are dead: the frame is one of a system call (`VGCF_in_syscall`).
-const IN_SYSCALL: u64 = 1 << 8;
-
-/// The frame as the guest leaves it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-struct IretFrame {
-    rax: u64,
-    r11: u64,
-    rcx: u64,
-    flags: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
-}
 
 /// The hypercall.
 ///
@@ -66,7 +49,7 @@ fn restore(regs: &mut crate::UserRegs, frame: &IretFrame) {
     regs.rflags = (frame.rflags & 0xffff_ffff & !(RFLAGS_IOPL | RFLAGS_VM)) | RFLAGS_IF | RFLAGS_FIXED;
     regs.rsp = frame.rsp;
     regs.ss = (frame.ss | 3) & 0xffff;
-    if frame.flags & IN_SYSCALL == 0 {
+    if !IretFlags::from_bits_retain(frame.flags).contains(IretFlags::IN_SYSCALL) {
         regs.entry_vector &= !TRAP_SYSCALL;
         regs.r11 = frame.r11;
         regs.rcx = frame.rcx;

@@ -88,7 +88,11 @@ pub fn inject<M: Machine>(cx: &mut Cx<'_, M>, vector: u8, error_code: u32) -> Re
 ///
 /// # Errors
 /// As [`inject`].
-pub fn inject_page_fault<M: Machine>(cx: &mut Cx<'_, M>, cr2: u64, error_code: u32) -> Result<(), GuestBroken> {
+pub fn inject_page_fault<M: Machine>(
+    cx: &mut Cx<'_, M>,
+    cr2: u64,
+    error_code: u32,
+) -> Result<(), GuestBroken> {
     cx.vcpu.events.store_cr2(cx.m, cr2);
     let code = match cx.vcpu.entry.mode() {
         GuestMode::Kernel => error_code & !PF_USER,
@@ -130,7 +134,10 @@ fn general_protection<M: Machine>(cx: &mut Cx<'_, M>, e: Exception) -> Result<()
 /// (`n * 16 + 2`), so the instruction's own bytes decide where they can be read.
 fn software_interrupt_vector<M: Machine>(cx: &Cx<'_, M>, error_code: u32) -> Option<u8> {
     let mut bytes = [0; 2];
-    if access_ok(cx.regs.ip(), 2) && cx.m.copy_from_guest(&mut bytes, cx.regs.ip()).is_ok() && bytes[0] == 0xcd {
+    if access_ok(cx.regs.ip(), 2)
+        && cx.m.copy_from_guest(&mut bytes, cx.regs.ip()).is_ok()
+        && bytes[0] == 0xcd
+    {
         return Some(bytes[1]);
     }
     u8::try_from(error_code >> 3).ok()
@@ -229,6 +236,7 @@ pub fn system_call<M: Machine>(cx: &mut Cx<'_, M>, how: SystemCall) -> Result<()
 /// There is none.
 pub fn failed_return<M: Machine>(cx: &mut Cx<'_, M>, selectors: [u16; 4]) -> Result<(), GuestBroken> {
     let gate = cx.vcpu.entry.failsafe.get();
-    let (handler, masking) = gate.ok_or(GuestBroken("return to the guest faulted and it has no failsafe callback"))?;
+    let (handler, masking) =
+        gate.ok_or(GuestBroken("return to the guest faulted and it has no failsafe callback"))?;
     bounce(cx, handler, masking, Extra::Selectors(selectors))
 }
