@@ -118,7 +118,10 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// An empty map.
     pub const fn new() -> Self {
-        MemoryMap { entries: Bounded::new(Entry { range: Range::new(0, 0), kind: Kind::Reserved }), dropped: 0 }
+        MemoryMap {
+            entries: Bounded::new(Entry { range: Range::new(0, 0), kind: Kind::Reserved }),
+            dropped: 0,
+        }
     }
 
     /// Adds a raw entry; one that wraps around the address space is cut there.

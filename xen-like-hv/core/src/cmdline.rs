@@ -197,7 +197,11 @@ const ROWS: &[Row] = &[
         apply: |o, v| set(&mut o.maxcpus, positive(v).map(Some)),
     },
     Row { name: "noreboot", expected: "a yes or no", apply: |o, v| set(&mut o.noreboot, boolean(v)) },
-    Row { name: "panic", expected: "halt, reboot or seconds", apply: |o, v| set(&mut o.panic, panic_action(v)) },
+    Row {
+        name: "panic",
+        expected: "halt, reboot or seconds",
+        apply: |o, v| set(&mut o.panic, panic_action(v)),
+    },
     Row { name: "smep", expected: "a yes or no", apply: |o, v| set(&mut o.smep, boolean(v)) },
     Row { name: "smap", expected: "a yes or no", apply: |o, v| set(&mut o.smap, boolean(v)) },
     Row { name: "x2apic", expected: "a yes or no", apply: |o, v| set(&mut o.x2apic, boolean(v)) },
@@ -387,7 +391,8 @@ mod tests {
 
     #[test]
     fn the_usual_line_is_understood() {
-        let (o, c) = run("console=com1,vga com1=57600,7e2 loglvl=all guest_loglvl=error/all dom0_mem=512M maxcpus=4");
+        let (o, c) =
+            run("console=com1,vga com1=57600,7e2 loglvl=all guest_loglvl=error/all dom0_mem=512M maxcpus=4");
         assert!(c.is_empty(), "{c:?}");
         assert_eq!(o.com1, SerialSettings { baud: 57600, data_bits: 7, parity: Parity::Even, stop_bits: 2 });
         assert_eq!((o.loglvl, o.guest_loglvl), (LogLevel::All, LogLevel::All));
@@ -397,7 +402,8 @@ mod tests {
 
     #[test]
     fn unknown_words_and_bad_values_are_reported_and_change_nothing() {
-        let (o, c) = run("frobnicate maxcpus=0 com1=115200,8x1 com1=31 dom0_mem=12Q loglvl=loud noconsole =x");
+        let (o, c) =
+            run("frobnicate maxcpus=0 com1=115200,8x1 com1=31 dom0_mem=12Q loglvl=loud noconsole =x");
         assert_eq!(o, Options::default());
         assert_eq!(c.len(), 8);
         assert_eq!(c[0], "unknown option 'frobnicate'");
@@ -408,7 +414,10 @@ mod tests {
     fn dom0_mem_takes_bounds_in_any_order() {
         let (o, c) = run("dom0_mem=max:2G,300M,min:64M");
         assert!(c.is_empty());
-        assert_eq!(o.dom0_mem, Dom0Memory { bytes: Some(300 << 20), min: Some(64 << 20), max: Some(2 << 30) });
+        assert_eq!(
+            o.dom0_mem,
+            Dom0Memory { bytes: Some(300 << 20), min: Some(64 << 20), max: Some(2 << 30) }
+        );
         assert_eq!(run("dom0_mem=min:2G,max:1G").1.len(), 1);
     }
 

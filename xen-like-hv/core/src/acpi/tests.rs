@@ -8,7 +8,9 @@ struct Fake(Vec<(u64, Vec<u8>)>);
 impl PhysRead for Fake {
     fn read(&self, at: u64, buffer: &mut [u8]) -> bool {
         self.0.iter().any(|(start, bytes)| {
-            let Some(from) = at.checked_sub(*start).and_then(|o| usize::try_from(o).ok()) else { return false };
+            let Some(from) = at.checked_sub(*start).and_then(|o| usize::try_from(o).ok()) else {
+                return false;
+            };
             let Some(part) = bytes.get(from..from + buffer.len()) else { return false };
             buffer.copy_from_slice(part);
             true

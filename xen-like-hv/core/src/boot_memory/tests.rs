@@ -64,7 +64,10 @@ fn an_entry_that_wraps_around_is_cut() {
     let mut raw = MemoryMap::new();
     raw.push(u64::MAX - 0x1800, u64::MAX, Kind::Ram);
     let clean = raw.sanitise(NO_LIMIT);
-    assert_eq!(clean.ram().next(), Some(Range::new(u64::MAX - 0xfff, u64::MAX & !0xfff)).filter(|r| !r.is_empty()));
+    assert_eq!(
+        clean.ram().next(),
+        Some(Range::new(u64::MAX - 0xfff, u64::MAX & !0xfff)).filter(|r| !r.is_empty())
+    );
 }
 
 #[test]
