@@ -1,4 +1,20 @@
-//! dom0.
+//! dom0's services as machines without I/O of their own.
+//!
+//! Everything here is driven through small traits ("ports") and therefore runs, is tested and is
+//! fuzzed on the host. `bin/dom0` implements the ports on the SDK; `bin/pvctl` uses [`ctl`] alone.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`xenstore`] | the store: wire codec, tree, permissions, watches, transactions, quotas |
+//! | [`cfg`] | the `xl.cfg` parser |
+//! | [`toolstack`] | create, destroy, … over a hypervisor port, a store port and a services port |
+//! | [`blkback`] | the block back end as a protocol machine |
+//! | [`console`] | the guests' consoles: draining, keeping, attaching |
+//! | [`ctl`] | the control protocol and the command language shared with `pvctl` |
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod toolstack;

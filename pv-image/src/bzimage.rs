@@ -1,0 +1,67 @@
+//! From a file to an ELF: plain ELF, gzip around an ELF, or a Linux bzImage with an ELF payload.
+
+use alloc::borrow::Cow;
+
+use crate::bytes::{array, range, u16_at, u32_at};
+use crate::decompress::{decompress, gunzip};
+use crate::elf::is_elf;
+use crate::error::ImageError;
+
+/// Offsets in the real-mode header of a bzImage (Linux x86 boot protocol).
+mod header {
+    pub(super) const SETUP_SECTS: usize = 0x1f1;
+    pub(super) const BOOT_FLAG: usize = 0x1fe;
+    pub(super) const MAGIC: usize = 0x202;
+    pub(super) const VERSION: usize = 0x206;
+    pub(super) const PAYLOAD_OFFSET: usize = 0x248;
+    pub(super) const PAYLOAD_LENGTH: usize = 0x24c;
+}
+
+/// Payload fields exist since this version.
+const FIRST_WITH_PAYLOAD: u16 = 0x0208;
+const SECTOR: u64 = 512;
+
+/// Gives the ELF inside `file`, unpacking it if need be to at most `limit` bytes.
+///
+/// # Errors
+/// Says what is wrong with the file: [`ImageError::NotElf`], `Truncated`, `DamagedPayload`,
+/// `UnsupportedCompression`, `TooLarge`, …
+pub fn unpack(file: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
+    if is_elf(file) {
+        return Ok(Cow::Borrowed(file));
+    }
+    if file.starts_with(&[0x1f, 0x8b]) {
+        return expect_elf(Cow::Owned(gunzip(file, limit)?));
+    }
+    if !is_bzimage(file) {
+        return Err(if file.len() < 4 { ImageError::Truncated("header") } else { ImageError::NotElf });
+    }
+    let payload = payload(file)?;
+    if is_elf(payload) {
+        return Ok(Cow::Borrowed(payload));
+    }
+    expect_elf(Cow::Owned(decompress(payload, limit)?))
+}
+
+fn expect_elf(unpacked: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, ImageError> {
+    if is_elf(&unpacked) { Ok(unpacked) } else { Err(ImageError::NotElf) }
+}
+
+fn is_bzimage(file: &[u8]) -> bool {
+    u16_at(file, header::BOOT_FLAG) == Some(0xaa55) && array(file, header::MAGIC) == Some(*b"HdrS")
+}
+
+fn payload(file: &[u8]) -> Result<&[u8], ImageError> {
+    let truncated = || ImageError::Truncated("bzImage header");
+    if u16_at(file, header::VERSION).ok_or_else(truncated)? < FIRST_WITH_PAYLOAD {
+        return Err(ImageError::OldBzImage);
+    }
+    let sectors = match *file.get(header::SETUP_SECTS).ok_or_else(truncated)? {
+        0 => 4,
+        n => n,
+    };
+    let offset = u32_at(file, header::PAYLOAD_OFFSET).ok_or_else(truncated)?;
+    let length = u32_at(file, header::PAYLOAD_LENGTH).ok_or_else(truncated)?;
+    let start = (u64::from(sectors) + 1) * SECTOR + u64::from(offset);
+    range(file, start, u64::from(length)).ok_or(ImageError::Truncated("bzImage payload"))
+}
