@@ -11,10 +11,13 @@
 //! | [`blkback`] | the block back end as a protocol machine |
 //! | [`console`] | the guests' consoles: draining, keeping, attaching |
 //! | [`ctl`] | the control protocol and the command language shared with `pvctl` |
+//! | [`lineedit`] | a line editor for serial consoles |
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod ctl;
+pub mod lineedit;
 pub mod toolstack;
