@@ -4,6 +4,7 @@ use crate::boot::BootArgs;
 use crate::check;
 use crate::failure::Result;
 use crate::images::{self, Profile};
+use crate::live::{self, GdbArgs, RunArgs};
 use crate::setup;
 use crate::suite::TestArgs;
 
@@ -28,6 +29,17 @@ pub(crate) enum Verb {
     },
     /// Boot a PV kernel as dom0 and exit by its shutdown reason
     Boot(BootArgs),
+    /// Build everything, boot QEMU and end in dom0's shell
+    Run(RunArgs),
+    /// Run the host's pvctl against the system that `run` started
+    #[command(disable_help_flag = true)]
+    Pvctl {
+        /// pvctl's words
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORDS")]
+        words: Vec<String>,
+    },
+    /// Debug the hypervisor: start a stopped machine and attach gdb with symbols
+    Gdb(GdbArgs),
     /// Run the tests: host, lints, and guests in QEMU
     Test(TestArgs),
     /// Check the rules that no compiler knows: table rows without handler, page or test; sizes; leftovers
@@ -43,6 +55,9 @@ impl Verb {
                 images::build_all(if *dev { Profile::Dev } else { Profile::Release }).map(|()| 0)
             }
             Self::Boot(args) => args.run(),
+            Self::Run(args) => args.run(),
+            Self::Pvctl { words } => live::pvctl(words),
+            Self::Gdb(args) => args.run(),
             Self::Test(args) => args.run(),
             Self::Check => check::run(),
         }

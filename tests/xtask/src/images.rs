@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::paths;
 use crate::setup;
+use crate::symbols;
 use crate::tools::{self, say};
 use crate::worlds::{self, TARGET, World};
 use std::path::PathBuf;
@@ -136,6 +137,9 @@ fn build_part(world: &World, part: &Part, profile: Profile) -> Result<()> {
             return Err(Failure::new(format!("cargo left no {}", file.display())));
         }
         paths::copy(&file, image)?;
+        if part.package == "xen-like-hv" {
+            symbols::embed(image)?;
+        }
     }
     Ok(())
 }

@@ -11,11 +11,15 @@ mod guests;
 mod host;
 mod images;
 mod lint;
+mod live;
 mod paths;
 mod qemu;
 mod setup;
 mod suite;
+mod symbols;
+mod system;
 mod tools;
+mod volume;
 mod worlds;
 
 use clap::Parser as _;

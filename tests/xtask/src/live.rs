@@ -1,0 +1,132 @@
+//! `cargo xtask run`, `pvctl` and `gdb`: a system for a person.
+
+use crate::boot::Hardware;
+use crate::failure::{Failure, Result};
+use crate::images::{self, Profile};
+use crate::paths;
+use crate::setup;
+use crate::system::{Plan, build_pvctl};
+use crate::tools::{self, say};
+use crate::volume::Volume;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Where QEMU's debug stub listens.
+const GDB_PORT: &str = "1234";
+
+/// Builds everything, boots QEMU and ends in dom0's shell.
+///
+/// Ctrl-a x leaves, Ctrl-a h tells QEMU's other keys. The volume with the guests' kernels and configurations is made
+/// anew each time; `--disk` gives dom0 further disks, vdb first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunArgs {
+    /// A raw disk image for dom0 (may be given several times)
+    #[arg(long, value_name = "FILE")]
+    disk: Vec<PathBuf>,
+    /// Without a terminal: the console goes to target/run/console.log, commands come through `cargo xtask pvctl`
+    #[arg(long)]
+    headless: bool,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+impl RunArgs {
+    /// Runs the system until it ends.
+    pub(crate) fn run(&self) -> Result<u8> {
+        setup::need(&[setup::QEMU, setup::MTOOLS])?;
+        images::build_all(Profile::Release)?;
+        let plan = Plan {
+            name: String::new(),
+            hardware: self.hardware.clone(),
+            dom0_args: String::new(),
+            volume: standard_volume(),
+            disks: self.disk.clone(),
+        };
+        let mut command = plan.machine()?.command()?;
+        if self.headless {
+            let log = paths::run().join("console.log");
+            say(&format!("the console is in {}; control socket {}", log.display(), plan.socket().display()));
+            command.args(["-monitor", "none", "-serial"]).arg(format!("file:{}", log.display()));
+            command.stdin(Stdio::null());
+        } else {
+            say("Ctrl-a x leaves QEMU");
+            command.args(["-serial", "mon:stdio"]);
+        }
+        let status = command.status().map_err(|error| Failure::new(format!("starting QEMU: {error}")))?;
+        // QEMU's debug-exit device makes an odd status out of the hypervisor's orderly end.
+        Ok(if status.code().is_some_and(|code| code == 0 || code % 2 == 1) { 0 } else { 1 })
+    }
+}
+
+/// Every guest kernel, each with a configuration to create it from.
+fn standard_volume() -> Volume {
+    let mut volume = Volume::default();
+    for name in images::guest_names() {
+        volume.add(&images::guest(&name), &name);
+        let config = format!("name = \"{name}\"\nkernel = \"{name}\"\nmemory = 32\nvcpus = 1\n");
+        volume.add_text(&format!("{name}.cfg"), &config);
+    }
+    volume
+}
+
+/// Runs the host's `pvctl` against the system that `run` started.
+pub(crate) fn pvctl(words: &[String]) -> Result<u8> {
+    let socket = paths::run().join("ctl.sock");
+    let mut command = Command::new(build_pvctl()?);
+    let status = command.env("PVCTL_SOCKET", socket).args(words).status()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Debugs the hypervisor.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GdbArgs {
+    /// Attach to a QEMU that was started with `-s` instead of starting one
+    #[arg(long)]
+    attach: bool,
+    /// The kernel to boot as dom0 [default: target/images/dom0]
+    #[arg(long, value_name = "FILE")]
+    dom0: Option<PathBuf>,
+    #[command(flatten)]
+    hardware: Hardware,
+}
+
+impl GdbArgs {
+    /// Starts a stopped machine (its console goes to target/run/console.log) and gdb with the hypervisor's symbols.
+    pub(crate) fn run(&self) -> Result<u8> {
+        setup::need(&[setup::QEMU, setup::GDB])?;
+        let machine = if self.attach { None } else { Some(self.start()?) };
+        let mut gdb = tools::command("gdb");
+        gdb.arg(images::hypervisor()).args(["-ex", "set confirm off", "-ex"]);
+        gdb.arg(format!("target remote :{GDB_PORT}"));
+        // The image's own page tables come later: until then only hardware breakpoints reach its addresses.
+        gdb.args(["-ex", "set breakpoint pending on"]);
+        let status = gdb.status()?;
+        if let Some(mut machine) = machine {
+            // Killing fails only when QEMU has ended already.
+            let _ = machine.kill();
+            machine.wait()?;
+        }
+        Ok(u8::from(!status.success()))
+    }
+
+    fn start(&self) -> Result<std::process::Child> {
+        images::build_all(Profile::Release)?;
+        let plan = Plan {
+            name: String::new(),
+            hardware: self.hardware.clone(),
+            dom0_args: String::new(),
+            volume: standard_volume(),
+            disks: Vec::new(),
+        };
+        let mut machine = plan.machine()?;
+        if let (Some(file), Some(module)) = (&self.dom0, machine.modules.first_mut()) {
+            module.file.clone_from(file);
+        }
+        let log = paths::run().join("console.log");
+        say(&format!("the console is in {}", log.display()));
+        let mut command = machine.command()?;
+        command.args(["-S", "-gdb", &format!("tcp::{GDB_PORT}"), "-monitor", "none", "-serial"]);
+        command.arg(format!("file:{}", log.display())).stdin(Stdio::null());
+        Ok(command.spawn()?)
+    }
+}
