@@ -2,7 +2,7 @@
 
 use crate::failure::Result;
 use crate::images;
-use crate::qemu::{Echo, Ended, Machine, Reason};
+use crate::qemu::{Echo, Ended, Reason};
 use crate::suite::{Case, Context, Needs, Outcome};
 use std::time::Duration;
 
@@ -47,10 +47,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn boot(guest: &str, context: &Context) -> Result<Outcome> {
     let setup = setup_of(guest);
-    let mut machine = Machine::new(&images::hypervisor(), &images::guest(guest), "");
-    machine.smp = context.smp.unwrap_or(setup.smp);
-    machine.memory = setup.memory;
-    machine.accel = context.accel;
+    let machine = context.machine(&images::guest(guest), "", setup.smp, setup.memory);
     let ended = machine.run(setup.limit, Echo::Off)?;
     Ok(judge(&ended))
 }

@@ -6,11 +6,13 @@
 mod boot;
 mod check;
 mod cli;
+mod cpio;
 mod failure;
 mod guests;
 mod host;
 mod images;
 mod lint;
+mod linux;
 mod live;
 mod paths;
 mod qemu;

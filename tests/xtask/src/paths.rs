@@ -59,3 +59,8 @@ pub(crate) fn list(dir: &Path, keep: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
 pub(crate) fn stem(path: &Path) -> String {
     path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
+
+/// A path's last part as text.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

@@ -5,9 +5,10 @@
 
 use crate::failure::Result;
 use crate::images::{self, Profile};
-use crate::qemu::Accel;
+use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{guests, host, lint};
+use crate::{guests, host, lint, linux};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Runs the tests: host, lints, and guests in QEMU.
@@ -31,6 +32,9 @@ pub(crate) struct TestArgs {
     /// How the processor is emulated
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     accel: Accel,
+    /// Boot the guests on another hypervisor, for comparison
+    #[arg(long, value_name = "FILE")]
+    hv: Option<PathBuf>,
 }
 
 /// What a case may ask about this run.
@@ -42,6 +46,17 @@ pub(crate) struct Context {
     pub(crate) long: bool,
     /// How the processor is emulated.
     pub(crate) accel: Accel,
+    /// The hypervisor under test.
+    pub(crate) hypervisor: PathBuf,
+}
+
+impl Context {
+    /// A machine with a kernel as dom0, as this run wants it.
+    pub(crate) fn machine(&self, dom0: &Path, args: &str, smp: u32, memory: u32) -> Machine {
+        let mut machine = Machine::new(&self.hypervisor, dom0, args);
+        (machine.smp, machine.memory, machine.accel) = (self.smp.unwrap_or(smp), memory, self.accel);
+        machine
+    }
 }
 
 /// What became of a case.
@@ -101,6 +116,7 @@ fn all() -> Vec<Case> {
     let mut cases = lint::cases();
     cases.extend(host::cases());
     cases.extend(guests::cases());
+    cases.extend(linux::cases());
     cases
 }
 
@@ -139,7 +155,8 @@ impl TestArgs {
                 "no test has such a name: see `cargo xtask test --list`",
             ));
         }
-        let context = Context { smp: self.smp, long: self.long, accel: self.accel.settle() };
+        let hypervisor = self.hv.clone().unwrap_or_else(images::hypervisor);
+        let context = Context { smp: self.smp, long: self.long, accel: self.accel.settle(), hypervisor };
         let tally = run_cases(&cases, &context);
         Ok(sum_up(&tally))
     }
@@ -147,7 +164,7 @@ impl TestArgs {
 
 fn run_cases(cases: &[Case], context: &Context) -> Tally {
     let mut tally = Tally::default();
-    let images = prepare(cases);
+    let images = prepare(cases, context);
     for (number, case) in cases.iter().enumerate() {
         let start = Instant::now();
         let outcome = match (&images, case.needs) {
@@ -175,12 +192,16 @@ fn run_cases(cases: &[Case], context: &Context) -> Tally {
 }
 
 /// Builds the images once if some case needs them.
-fn prepare(cases: &[Case]) -> Result<()> {
+fn prepare(cases: &[Case], context: &Context) -> Result<()> {
     if cases.iter().all(|case| case.needs == Needs::Sources) {
         return Ok(());
     }
     crate::setup::need(&[crate::setup::QEMU])?;
-    let built = images::build_all(Profile::Release);
+    let built = if context.hypervisor == images::hypervisor() {
+        images::build_all(Profile::Release)
+    } else {
+        images::build_guests(Profile::Release)
+    };
     if let Err(failure) = &built {
         say(&failure.to_string());
     }

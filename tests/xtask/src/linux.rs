@@ -1,0 +1,161 @@
+//! The `linux` stage: a kernel that is not ours, Debian's, boots as dom0 and runs programs.
+//!
+//! The kernel and a static busybox are those of the machine; where it has none, Debian's packages are downloaded and
+//! unpacked below `target/linux` (nothing is installed). Where that cannot be done the stage is skipped.
+
+use crate::cpio::Archive;
+use crate::failure::{Failure, Result};
+use crate::guests;
+use crate::paths;
+use crate::qemu::{Echo, Module};
+use crate::suite::{Case, Context, Needs, Outcome};
+use crate::tools;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// A machine for Linux and what its first program does there.
+#[derive(Clone, Copy)]
+struct Plan {
+    name: &'static str,
+    smp: u32,
+    script: &'static str,
+}
+
+/// What runs before each script. Verdicts go through the kernel's log: a kernel that is not made to be dom0 gives its
+/// programs no console.
+const PROLOGUE: &str = "#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+say() { echo \"<1>$*\" >/dev/kmsg; }
+fail() { say \"VERDICT: FAILURE $*\"; sleep 1; poweroff -f; sleep 60; }
+";
+
+/// What runs after it.
+const EPILOGUE: &str = "say \"VERDICT: SUCCESS $(uname -r)\"\nsleep 1\npoweroff -f\nsleep 60\n";
+
+const PLANS: [Plan; 3] = [
+    Plan {
+        name: "linux-boots_as_dom0_and_powers_off",
+        smp: 1,
+        script: "grep -q xen /sys/hypervisor/type || fail 'no hypervisor seen'
+dmesg | grep -E 'BUG:|Oops|Call Trace|WARNING:' && fail 'the kernel complains'
+",
+    },
+    Plan {
+        name: "linux-runs_programs_and_signals",
+        smp: 1,
+        script: "i=0; while [ $i -lt 60 ]; do (exit 7); [ $? = 7 ] || fail 'fork or exit'; i=$((i+1)); done
+a=$(sha256sum /bin/busybox); cp /bin/busybox /copy; b=$(sha256sum </copy)
+[ \"${a%% *}\" = \"${b%% *}\" ] || fail 'a copied file differs'
+sleep 100 & kill -TERM $!; wait $!; [ $? = 143 ] || fail 'a signal'
+s=$(date +%s); sleep 2; e=$(date +%s); d=$((e-s)); [ $d -ge 2 ] && [ $d -le 20 ] || fail \"sleep 2 took $d s\"
+yes | head -c 2000000 | sha256sum | grep -q ^ || fail 'a pipe'
+",
+    },
+    Plan {
+        name: "linux-brings_up_all_its_vcpus",
+        smp: 2,
+        script: "n=$(nproc); [ \"$n\" = \"$CPUS\" ] || fail \"$n of $CPUS vcpus\"
+for c in 1 2 3 4; do (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo x >>/done) & done; wait
+[ $(wc -l </done) = 4 ] || fail 'a lost child'
+",
+    },
+];
+
+/// The cases of this stage.
+pub(crate) fn cases() -> Vec<Case> {
+    PLANS.iter().map(|plan| Case::new(plan.name, Needs::Images, |context| boot(plan, context))).collect()
+}
+
+fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
+    let (kernel, busybox) = match (kernel(), busybox()) {
+        (Some(kernel), Some(busybox)) => (kernel, busybox),
+        (None, _) => return Ok(Outcome::Skipped("no Linux kernel here and none could be downloaded".into())),
+        (_, None) => {
+            return Ok(Outcome::Skipped("no static busybox here and none could be downloaded".into()));
+        }
+    };
+    let smp = context.smp.unwrap_or(plan.smp);
+    let ramdisk = paths::target().join("linux").join(format!("{}.cpio", plan.name));
+    let script = format!("{PROLOGUE}CPUS={smp}\n{}{EPILOGUE}", plan.script);
+    paths::write(&ramdisk, archive(&busybox, &script)?)?;
+    let words = "console=hvc0 earlyprintk=xen panic=1 loglevel=6";
+    let mut machine = context.machine(&kernel, words, plan.smp, 1024);
+    machine.modules.push(Module { file: ramdisk, args: String::new() });
+    Ok(guests::judge(&machine.run(LIMIT, Echo::Off)?))
+}
+
+fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
+    let program = fs::read(busybox).map_err(|error| Failure::at(busybox, &error))?;
+    let mut archive = Archive::default();
+    for dir in ["bin", "dev", "proc", "sys"] {
+        archive.directory(dir);
+    }
+    archive.device("dev/console", (5, 1));
+    archive.device("dev/null", (1, 3));
+    archive.device("dev/kmsg", (1, 11));
+    archive.file("bin/busybox", &program);
+    archive.file("init", script.as_bytes());
+    Ok(archive.finish())
+}
+
+/// Debian's kernel for cloud machines, or any other that is installed, or a downloaded one.
+fn kernel() -> Option<PathBuf> {
+    if let Some(file) = env::var_os("XTASK_LINUX") {
+        return Some(PathBuf::from(file));
+    }
+    let boot = |ending: &str| {
+        let fits = |path: &Path| {
+            let name = paths::file_name(path);
+            name.starts_with("vmlinuz-") && name.ends_with(ending) && fs::File::open(path).is_ok()
+        };
+        paths::list(Path::new("/boot"), fits).pop()
+    };
+    boot("cloud-amd64").or_else(|| boot("amd64")).or_else(downloaded_kernel)
+}
+
+fn downloaded_kernel() -> Option<PathBuf> {
+    let text = tools::output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+    let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "))?.trim().to_owned();
+    let dir = unpacked(&package)?;
+    paths::list(&dir.join("boot"), |path| paths::file_name(path).starts_with("vmlinuz-")).pop()
+}
+
+/// A busybox that needs no libraries.
+fn busybox() -> Option<PathBuf> {
+    let installed = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
+    if let Some(found) = installed.into_iter().find(|path| is_static(path)) {
+        return Some(found);
+    }
+    let dir = unpacked("busybox-static")?;
+    ["bin/busybox", "usr/bin/busybox"].map(|name| dir.join(name)).into_iter().find(|path| is_static(path))
+}
+
+/// Whether a program names no loader.
+fn is_static(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|bytes| !bytes.windows(8).take(4096).any(|window| window == b"ld-linux"))
+}
+
+/// Downloads a package of the distribution and unpacks it; where it is.
+fn unpacked(package: &str) -> Option<PathBuf> {
+    let dir = paths::target().join("linux").join(package);
+    if dir.join("complete").exists() {
+        return Some(dir);
+    }
+    paths::make_dir(&dir).ok()?;
+    tools::say(&format!("downloading the package {package}"));
+    // As root apt would download as another user, who may not write here.
+    let download = ["-o", "APT::Sandbox::User=root", "-q", "download", package];
+    tools::output(Command::new("apt-get").current_dir(&dir).args(download))?;
+    let archive = paths::list(&dir, |path| path.extension().is_some_and(|ext| ext == "deb")).pop()?;
+    tools::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&dir))?;
+    paths::write(&dir.join("complete"), "").ok()?;
+    Some(dir)
+}
