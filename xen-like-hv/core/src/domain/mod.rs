@@ -1,8 +1,18 @@
 //! Domains: the table of them, their lifecycle and their limits.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`lifecycle`] | pause, shut down, crash, resume |
+//! | [`notify`] | virtual interrupts that go with them |
+//!
+//! A domain is *alive* from its creation, *dying* once somebody destroys it, and gone when its last frame has been given
+//! back and nobody holds a reference. It stands still while it is paused, shut down or dying.
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicBool, AtomicU32};
 
 use hv_sync::{RwLock, SpinLock, rank};
 use pv_abi::ids::{DomId, Mfn, VcpuId};
@@ -13,6 +23,9 @@ use crate::frame::DomainMemory;
 use crate::grant::DomainGrants;
 use crate::mm::DomainMm;
 use crate::vcpu::Vcpu;
+
+pub mod lifecycle;
+pub mod notify;
 
 /// A domain: one part per room that has something to say about it.
 #[derive(Debug)]
@@ -35,6 +48,10 @@ pub struct Domain {
     pub vcpus: RwLock<Vec<Arc<Vcpu>>>,
     /// Slow state.
     pub slow: SpinLock<DomainSlow>,
+    /// Whether it is being destroyed; set once, under `slow`.
+    dying: AtomicBool,
+    /// vcpus that poll, so that an event's sender looks for them only where there are some.
+    pub polling: AtomicU32,
 }
 
 /// State that only slow paths touch, under [`rank::DOMAIN`].
@@ -42,14 +59,61 @@ pub struct Domain {
 pub struct DomainSlow {
     /// The toolstack's name for it: a UUID.
     pub handle: [u8; 16],
+    /// Pauses by the toolstack.
+    pub controller_pauses: u32,
+    /// Pauses by hypercalls that need it to stand still.
+    pub holds: u32,
+    /// The reason of its shutdown (ABI value), once it has shut down.
+    pub shutdown: Option<u32>,
+    /// The reason that it announced with `SCHEDOP_shutdown_code`.
+    pub announced: Option<u32>,
 }
 
 impl Domain {
+    /// A domain without vcpus. `max_frames` limits what it may own.
+    #[must_use]
+    pub fn new(id: DomId, privilege: Privilege, shared_info: Mfn) -> Self {
+        Self {
+            id,
+            privilege,
+            shared_info,
+            mem: DomainMemory::default(),
+            mm: DomainMm::default(),
+            events: DomainEvents::default(),
+            grants: DomainGrants::default(),
+            vcpus: RwLock::new(Vec::new()),
+            slow: new_slow([0; 16]),
+            dying: AtomicBool::new(false),
+            polling: AtomicU32::new(0),
+        }
+    }
+
     /// The vcpu of that number.
     #[must_use]
     pub fn vcpu(&self, id: VcpuId) -> Option<Arc<Vcpu>> {
         let index = usize::try_from(id.raw()).ok()?;
         self.vcpus.read().get(index).cloned()
+    }
+
+    /// All vcpus, ascending. The list is not locked between two of them.
+    pub fn each_vcpu(&self) -> impl Iterator<Item = Arc<Vcpu>> {
+        (0_u32..).map_while(|n| self.vcpu(VcpuId::new(n)))
+    }
+
+    /// Whether it is being destroyed: nothing new may be bound, mapped or allocated for it.
+    #[must_use]
+    pub fn is_dying(&self) -> bool {
+        self.dying.load(SeqCst)
+    }
+
+    /// Adds a vcpu, down and uninitialised, with the next number.
+    pub fn add_vcpu(self: &Arc<Self>) -> Arc<Vcpu> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        let mut vcpus = self.vcpus.write();
+        let id = VcpuId::new(u32::try_from(vcpus.len()).unwrap_or(u32::MAX));
+        let v = Arc::new(Vcpu::new(&weak, self.id, id));
+        vcpus.push(v.clone());
+        v
     }
 }
 
@@ -65,10 +129,20 @@ impl DomainTable {
     pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
         self.by_id.read().get(&id).cloned()
     }
+
+    /// Adds a domain; `false` where its id is in use.
+    pub fn insert(&self, dom: Arc<Domain>) -> bool {
+        let mut all = self.by_id.write();
+        if all.contains_key(&dom.id) {
+            return false;
+        }
+        all.insert(dom.id, dom);
+        true
+    }
 }
 
 /// The lock that protects [`DomainSlow`] of a new domain.
 #[must_use]
 pub fn new_slow(handle: [u8; 16]) -> SpinLock<DomainSlow> {
-    SpinLock::new(rank::DOMAIN, DomainSlow { handle })
+    SpinLock::new(rank::DOMAIN, DomainSlow { handle, ..DomainSlow::default() })
 }

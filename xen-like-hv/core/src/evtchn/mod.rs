@@ -26,6 +26,8 @@ const PENDING: u64 = 0xff;
 const MASK: u64 = 0xff << 8;
 /// Word of `vcpu_info.arch.cr2`.
 const CR2_WORD: usize = 2;
+/// First word of `vcpu_info.time`.
+const TIME_WORD: usize = 4;
 
 impl VcpuEvents {
     /// Places `vcpu_info` at an 8-byte-aligned machine address inside one frame.
@@ -67,6 +69,19 @@ impl VcpuEvents {
                 w.fetch_and(!MASK, SeqCst);
             }
         }
+    }
+
+    /// Publishes the vcpu's clock: the four words of `vcpu_time_info`, whose first holds the new, even version. The
+    /// version is odd while the others change.
+    pub fn store_time(&self, m: &impl Frames, words: [u64; 4]) {
+        let Some(version) = self.word(m, TIME_WORD) else { return };
+        version.store(words[0].wrapping_sub(1), SeqCst);
+        for (n, value) in (TIME_WORD..).zip(words).skip(1) {
+            if let Some(w) = self.word(m, n) {
+                w.store(value, SeqCst);
+            }
+        }
+        version.store(words[0], SeqCst);
     }
 
     /// Tells the guest the address of a page fault.

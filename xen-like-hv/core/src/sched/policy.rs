@@ -1,0 +1,76 @@
+//! Policy: who deserves the pcpu next. It orders, it never runs anything.
+//!
+//! A vcpu's claim is one number, its *key*: the processor time it has had, scaled by its weight. The smallest key runs
+//! first. Keys of all pcpus are compared with one another, which is what makes equal vcpus get equal time although
+//! there are more of them than pcpus: whoever lags behind is pulled to the pcpu whose own vcpus are ahead.
+//!
+//! Whatever a policy answers, [the mechanism](super) runs no vcpu on two pcpus and none that may not run.
+
+use core::fmt;
+
+/// The weight of a vcpu that nobody has given another.
+pub const DEFAULT_WEIGHT: u32 = 256;
+
+/// What the mechanism asks.
+pub trait Policy: Send + Sync + fmt::Debug {
+    /// Name, for logs and tools.
+    fn name(&self) -> &'static str;
+    /// The key of a vcpu after it ran for `ran_ns`.
+    fn charge(&self, key: u64, weight: u32, ran_ns: u64) -> u64;
+    /// The key of a vcpu that joins a queue (woken or moved) whose least key is `floor`.
+    fn join(&self, key: u64, floor: u64) -> u64;
+    /// Whether a waiting vcpu should take the pcpu from the running one before its slice ends.
+    fn preempts(&self, waiting: u64, running: u64) -> bool;
+    /// Whether a vcpu that waits elsewhere should be pulled to a pcpu whose own best key is `own`.
+    fn pulls(&self, waiting: u64, own: u64) -> bool;
+    /// How long the chosen vcpu may run before the choice is made anew, with `waiting` others in its queue.
+    fn slice_ns(&self, waiting: usize) -> u64;
+}
+
+/// Fair by weighted processor time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fair;
+
+impl Fair {
+    /// The longest slice.
+    pub const SLICE_NS: u64 = 10_000_000;
+    /// The shortest slice, however many wait.
+    pub const MIN_SLICE_NS: u64 = 2_000_000;
+    /// How much of its unused claim a sleeper keeps: enough to be served at once, too little to starve others.
+    pub const SLEEPER_CREDIT_NS: u64 = 5_000_000;
+    /// How far ahead of its new queue a moved vcpu may be.
+    pub const MOVED_DEBT_NS: u64 = 20_000_000;
+    /// Differences below this do not cause a switch: a switch costs too.
+    pub const GRANULARITY_NS: u64 = 500_000;
+    /// Differences below this do not move a vcpu to another pcpu.
+    pub const PULL_NS: u64 = 2_000_000;
+}
+
+impl Policy for Fair {
+    fn name(&self) -> &'static str {
+        "fair"
+    }
+
+    fn charge(&self, key: u64, weight: u32, ran_ns: u64) -> u64 {
+        let weight = u64::from(weight.max(1));
+        let scaled = u128::from(ran_ns) * u128::from(DEFAULT_WEIGHT) / u128::from(weight);
+        key.saturating_add(u64::try_from(scaled).unwrap_or(u64::MAX))
+    }
+
+    fn join(&self, key: u64, floor: u64) -> u64 {
+        key.clamp(floor.saturating_sub(Self::SLEEPER_CREDIT_NS), floor.saturating_add(Self::MOVED_DEBT_NS))
+    }
+
+    fn preempts(&self, waiting: u64, running: u64) -> bool {
+        waiting.saturating_add(Self::GRANULARITY_NS) < running
+    }
+
+    fn pulls(&self, waiting: u64, own: u64) -> bool {
+        waiting.saturating_add(Self::PULL_NS) < own
+    }
+
+    fn slice_ns(&self, waiting: usize) -> u64 {
+        let share = u64::try_from(waiting).unwrap_or(u64::MAX).saturating_add(1);
+        (Self::SLICE_NS * 2 / share).clamp(Self::MIN_SLICE_NS, Self::SLICE_NS)
+    }
+}
