@@ -6,19 +6,20 @@
 //!
 //! | pages of the block | use |
 //! |---|---|
-//! | 0 | not mapped: guard of the NMI stack's neighbour block |
+//! | 0 | not mapped: guard |
 //! | 1 | NMI stack |
 //! | 2 | double-fault stack |
 //! | 3 | machine-check stack |
-//! | 4 | not mapped: guard of the primary stack |
-//! | 5–7 | primary stack, [`CpuInfo`] at its top |
+//! | 4 | debug-exception stack (a guest can make #DB arrive on the first instruction of the SYSCALL stub) |
+//! | 5 | not mapped: guard of the primary stack |
+//! | 6–15 | primary stack, [`CpuInfo`] at its top |
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use hv_core::UserRegs;
 
 /// Bytes of a pcpu's stack block; its alignment too.
-pub const STACK_SIZE: usize = 8 * 4096;
+pub const STACK_SIZE: usize = 16 * 4096;
 
 /// Page of the block with the NMI stack.
 pub const NMI_STACK_PAGE: usize = 1;
@@ -26,8 +27,22 @@ pub const NMI_STACK_PAGE: usize = 1;
 pub const DOUBLE_FAULT_STACK_PAGE: usize = 2;
 /// Page of the block with the machine-check stack.
 pub const MACHINE_CHECK_STACK_PAGE: usize = 3;
+/// Page of the block with the debug-exception stack.
+pub const DEBUG_STACK_PAGE: usize = 4;
 /// Pages of the block that are not mapped.
-pub const GUARD_PAGES: [usize; 2] = [0, 4];
+pub const GUARD_PAGES: [usize; 2] = [0, 5];
+
+/// Interrupt-stack-table slots of the TSS, counted from 1 as in IDT gates.
+pub mod ist {
+    /// NMI.
+    pub const NMI: u8 = 1;
+    /// Double fault.
+    pub const DOUBLE_FAULT: u8 = 2;
+    /// Machine check.
+    pub const MACHINE_CHECK: u8 = 3;
+    /// Debug exception.
+    pub const DEBUG: u8 = 4;
+}
 
 /// What an exit to a guest has to look at, as bits of [`CpuInfo::work`].
 pub mod work {

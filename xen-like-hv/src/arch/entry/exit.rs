@@ -1,0 +1,114 @@
+//! The exit loop: what a pcpu does between a visit of one guest and the next instruction of another.
+//!
+//! Order: timers, device interrupts, console, scheduling, then what waits for the vcpu that is to run. The loop ends
+//! when nothing is left; the stub then looks at the work word once more and leaves.
+#![expect(unsafe_code, reason = "called by the stubs; waits for interrupts")]
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use hv_core::port::{Clock, Cpu};
+use hv_core::vcpu::Vcpu;
+use hv_core::{Hypervisor, UserRegs};
+
+use super::context;
+use super::cpu_info::work;
+use super::current::{Current, cpu_info, current, replace};
+use super::guest;
+use crate::machine::Metal;
+use crate::state;
+
+/// Called by the exit path while the work word is not 0 or an upcall is wanted.
+#[unsafe(no_mangle)]
+extern "C" fn exit_work(regs: &mut UserRegs) {
+    let Some(hv) = state::hypervisor() else { return };
+    let m = &state::MACHINE;
+    loop {
+        let todo = cpu_info().work.swap(0, AcqRel);
+        interrupts(hv, m, todo);
+        let gone = current().is_none_or(|c| !hv.sched.may_run(&c.vcpu));
+        if todo & work::RESCHED != 0 || gone {
+            schedule(hv, m, regs);
+        }
+        if let Some(c) = current() {
+            context::refresh_upcall_word(m, &c.vcpu);
+        }
+        guest::deliver_pending(regs);
+        if cpu_info().work.load(Relaxed) == 0 {
+            return;
+        }
+    }
+}
+
+/// What interrupt handlers left for later.
+fn interrupts(hv: &Hypervisor, m: &Metal, todo: u32) {
+    if todo & work::TIMER != 0 {
+        hv.sched.run_timers(hv, m);
+        m.set_deadline(hv.sched.next_deadline(m.pcpu()));
+    }
+    if todo & work::PIRQ != 0 {
+        crate::arch::irq::deliver_pirqs(hv, m);
+    }
+    if todo & work::CONSOLE != 0 {
+        hv_core::evtchn::send_global_virq(hv, m, hv_core::evtchn::VIRQ_CONSOLE);
+    }
+}
+
+/// Chooses who runs next, waiting for somebody where nobody can, and loads it.
+fn schedule(hv: &Hypervisor, m: &Metal, regs: &mut UserRegs) {
+    loop {
+        let next = hv.sched.pick_next(m);
+        m.set_deadline(hv.sched.next_deadline(m.pcpu()));
+        let Some(next) = next else {
+            switch_away(hv, m, regs);
+            idle(hv, m);
+            continue;
+        };
+        if current().is_some_and(|c| Arc::ptr_eq(&c.vcpu, &next)) {
+            return;
+        }
+        switch_away(hv, m, regs);
+        if switch_to(m, next, regs) {
+            return;
+        }
+    }
+}
+
+/// Saves the vcpu that ran here, so that another pcpu may take it or its domain may go.
+fn switch_away(hv: &Hypervisor, m: &Metal, regs: &UserRegs) {
+    let Some(former) = replace(None) else { return };
+    context::clear_upcall_word();
+    context::save(m, &former.vcpu, regs);
+    crate::arch::mm::load_idle_root();
+    hv.sched.context_saved(m, &former.vcpu);
+}
+
+/// Loads `next`. A vcpu whose domain has gone meanwhile cannot run.
+fn switch_to(m: &Metal, next: Arc<Vcpu>, regs: &mut UserRegs) -> bool {
+    let Some(dom) = next.domain() else { return false };
+    context::load(m, &next, regs);
+    hv_core::sched::on_switch_in(m, &dom, &next);
+    replace(Some(Current { dom, vcpu: next }));
+    true
+}
+
+/// Waits for an interrupt and deals with what it left.
+fn idle(hv: &Hypervisor, m: &Metal) {
+    if cpu_info().work.load(Relaxed) == 0 {
+        // SAFETY: the handlers of interrupts in the hypervisor set flags only; STI's shadow lets HLT begin before the first.
+        unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) };
+    }
+    let todo = cpu_info().work.swap(0, AcqRel);
+    interrupts(hv, m, todo);
+}
+
+/// Starts running guests on this pcpu: never returns.
+pub(crate) fn enter() -> ! {
+    let info = cpu_info();
+    context::clear_upcall_word();
+    info.work.store(work::RESCHED, Relaxed);
+    let top = core::ptr::from_ref(info).expose_provenance();
+    // SAFETY: the boot stack frame is given up: RSP becomes the address at which the exit path expects CpuInfo, and the
+    // exit path calls back into `exit_work`, which finds a vcpu to run before it returns.
+    unsafe { core::arch::asm!("mov rsp, {}", "jmp exit_to_guest", in(reg) top, options(noreturn)) }
+}
