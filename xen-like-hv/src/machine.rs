@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "reaches RAM through the direct map, and registers")]
 
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::hypercall::guest_ptr::access_ok;
 use hv_core::port::{
@@ -232,9 +232,8 @@ impl Cpu for Metal {
     }
 
     fn swap_gs(&self) {
-        let (live, hidden) = (self.gs_base(), self.gs_base_hidden());
-        write_base(BaseRegister::Gs, hidden);
-        write_base(BaseRegister::GsHidden, live);
+        // SAFETY: the hypervisor uses neither base.
+        unsafe { core::arch::asm!("swapgs", options(nomem, nostack, preserves_flags)) };
     }
 
     fn set_fs_base(&self, base: u64) {
@@ -369,6 +368,3 @@ impl Power for Metal {
         crate::power::domain_ended(reason)
     }
 }
-
-/// Order of the flush clock's accesses; a stamp taken after a change must not be older than it.
-pub(crate) const FLUSH_ORDER: core::sync::atomic::Ordering = SeqCst;
