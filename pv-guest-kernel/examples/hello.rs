@@ -1,0 +1,11 @@
+//! The smallest kernel: says hello and powers off.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+use pv_guest_kernel::{Context, println};
+
+pv_guest_kernel::entry!(kernel);
+
+fn kernel(context: &'static Context) {
+    println!("hello from a guest with {} pages", context.page_count());
+    println!("command line: {:?}", context.command_line());
+}

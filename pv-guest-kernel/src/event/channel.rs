@@ -1,0 +1,176 @@
+//! A port and what can be done with it.
+
+#![expect(unsafe_code, reason = "event-channel hypercalls with local structures")]
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use pv_abi::evtchn::{
+    BindPirqFlags, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu,
+    EvtchnBindVirq, EvtchnClose, EvtchnOp, EvtchnSend, EvtchnStatus, EvtchnUnmask, VirqKind,
+};
+use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
+
+use super::{Handler, Sink};
+use crate::hypercall::{self, Result, Wire};
+use crate::sync::IrqLock;
+use crate::task::Notify;
+
+/// A bound event channel. Dropping it closes the port, unless it was [adopted](adopt).
+pub struct EventChannel {
+    port: EvtchnPort,
+    sink: Arc<Sink>,
+    close_on_drop: AtomicBool,
+}
+
+/// What the hypervisor says about a port.
+pub type Status = EvtchnStatus;
+
+fn operate<T: Wire>(op: EvtchnOp, mut argument: T) -> Result<T> {
+    // SAFETY: each caller below passes the structure that belongs to the operation; none holds an address.
+    unsafe { hypercall::evtchn_op(op, &mut argument) }?;
+    Ok(argument)
+}
+
+/// Notifies the other end of `port`.
+pub(super) fn send(port: EvtchnPort) -> Result {
+    operate(EvtchnOp::Send, EvtchnSend { port: port.raw() }).map(drop)
+}
+
+fn bound(port: u32, vcpu: VcpuId) -> EventChannel {
+    let port = EvtchnPort::new(port);
+    let sink = Arc::new(Sink { handler: IrqLock::new(None), notify: Notify::new() });
+    super::register(port, vcpu, Arc::clone(&sink));
+    let channel = EventChannel { port, sink, close_on_drop: AtomicBool::new(true) };
+    // An event may have come in before there was an owner.
+    channel.unmask();
+    channel
+}
+
+/// A port that `remote` may connect to.
+pub fn alloc_unbound(remote: DomId) -> Result<EventChannel> {
+    alloc_unbound_for(DomId::SELF, remote).map(|port| bound(port.raw(), VcpuId::new(0)))
+}
+
+/// Makes a port in `owner` that `remote` may connect to. For a toolstack; for oneself use [`alloc_unbound`].
+pub fn alloc_unbound_for(owner: DomId, remote: DomId) -> Result<EvtchnPort> {
+    let argument = EvtchnAllocUnbound { dom: owner.raw(), remote_dom: remote.raw(), port: 0 };
+    operate(EvtchnOp::AllocUnbound, argument).map(|done| EvtchnPort::new(done.port))
+}
+
+/// Connects to the port that `remote` left for us.
+pub fn bind_interdomain(remote: DomId, remote_port: EvtchnPort) -> Result<EventChannel> {
+    let argument = EvtchnBindInterdomain {
+        remote_dom: remote.raw(),
+        remote_port: remote_port.raw(),
+        ..EvtchnBindInterdomain::default()
+    };
+    operate(EvtchnOp::BindInterdomain, argument).map(|done| bound(done.local_port, VcpuId::new(0)))
+}
+
+/// A port for a virtual interrupt line of `vcpu`. Lines that exist once per domain take vcpu 0.
+pub fn bind_virq(line: VirqKind, vcpu: VcpuId) -> Result<EventChannel> {
+    let argument = EvtchnBindVirq { virq: line.raw(), vcpu: vcpu.raw(), port: 0 };
+    operate(EvtchnOp::BindVirq, argument).map(|done| bound(done.port, vcpu))
+}
+
+/// A port that notifies `vcpu` when anybody in this domain sends to it.
+pub fn bind_ipi(vcpu: VcpuId) -> Result<EventChannel> {
+    operate(EvtchnOp::BindIpi, EvtchnBindIpi { vcpu: vcpu.raw(), port: 0 }).map(|done| bound(done.port, vcpu))
+}
+
+/// A port for a physical interrupt line.
+pub fn bind_pirq(pirq: u32, flags: BindPirqFlags) -> Result<EventChannel> {
+    let argument = EvtchnBindPirq { pirq, flags: flags.bits(), port: 0 };
+    operate(EvtchnOp::BindPirq, argument).map(|done| bound(done.port, VcpuId::new(0)))
+}
+
+/// Takes over a port that exists already (start_info names two). It stays open when the channel is dropped.
+#[must_use]
+pub fn adopt(port: EvtchnPort) -> EventChannel {
+    let channel = bound(port.raw(), VcpuId::new(0));
+    channel.close_on_drop.store(false, Ordering::Relaxed);
+    channel
+}
+
+impl EventChannel {
+    /// The port's number.
+    #[must_use]
+    pub const fn port(&self) -> EvtchnPort {
+        self.port
+    }
+
+    /// Notifies the other end.
+    pub fn notify(&self) -> Result {
+        send(self.port)
+    }
+
+    /// Waits for the next event. Events that arrived since the last wait count as one.
+    pub async fn wait(&self) {
+        self.sink.notify.wait().await;
+    }
+
+    /// Whether an event has arrived since the last wait; if so it is taken.
+    pub fn try_take(&self) -> bool {
+        self.sink.notify.try_take()
+    }
+
+    /// Runs `handler` at every event, with events masked. It replaces the one before.
+    pub fn set_handler(&self, handler: impl Fn(EvtchnPort) + Send + Sync + 'static) {
+        let handler: Handler = Arc::new(handler);
+        let old = self.sink.handler.lock().replace(handler);
+        drop(old);
+    }
+
+    /// No delivery for this port until [`unmask`](Self::unmask); tells whether it was masked before.
+    pub fn mask(&self) -> bool {
+        super::set_port_mask(self.port, true)
+    }
+
+    /// Opens the port. What came in meanwhile is delivered.
+    pub fn unmask(&self) {
+        super::set_port_mask(self.port, false);
+        if super::is_port_pending(self.port) {
+            // The selector bit may be lost: the hypervisor sets it and the upcall again.
+            let _ = operate(EvtchnOp::Unmask, EvtchnUnmask { port: self.port.raw() });
+        }
+    }
+
+    /// Whether an event is pending and not taken yet. Useful with events masked, after [`crate::sched::poll`].
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        super::is_port_pending(self.port)
+    }
+
+    /// Has another vcpu notified from now on.
+    pub fn bind_vcpu(&self, vcpu: VcpuId) -> Result {
+        let argument = EvtchnBindVcpu { port: self.port.raw(), vcpu: vcpu.raw() };
+        operate(EvtchnOp::BindVcpu, argument)?;
+        super::set_owner(self.port, vcpu);
+        self.unmask();
+        Ok(())
+    }
+
+    /// What the hypervisor says about the port.
+    pub fn status(&self) -> Result<Status> {
+        let argument =
+            EvtchnStatus { dom: DomId::SELF.raw(), port: self.port.raw(), ..EvtchnStatus::default() };
+        operate(EvtchnOp::Status, argument)
+    }
+
+    /// Keeps the port and its handler for ever.
+    pub fn leak(self) -> EvtchnPort {
+        let port = self.port;
+        core::mem::forget(self);
+        port
+    }
+}
+
+impl Drop for EventChannel {
+    fn drop(&mut self) {
+        super::unregister(self.port);
+        if self.close_on_drop.load(Ordering::Relaxed) {
+            let _ = operate(EvtchnOp::Close, EvtchnClose { port: self.port.raw() });
+        }
+    }
+}

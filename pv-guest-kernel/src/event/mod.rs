@@ -1,0 +1,184 @@
+//! Event channels: the guest's interrupts.
+//!
+//! A port has one owner in this kernel, an [`EventChannel`]. When an event arrives it runs the channel's handler, if
+//! there is one, and then wakes whoever waits for the channel. Handlers run with events masked, on the vcpu that the port is
+//! bound to; keep them short.
+
+mod channel;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence};
+
+use pv_abi::ids::{EvtchnPort, VcpuId};
+use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
+
+pub use channel::{
+    EventChannel, Status, adopt, alloc_unbound, alloc_unbound_for, bind_interdomain, bind_ipi, bind_pirq,
+    bind_virq,
+};
+
+use crate::shared;
+use crate::sync::IrqLock;
+use crate::task::Notify;
+
+/// Runs when an event arrives, with events masked.
+pub type Handler = Arc<dyn Fn(EvtchnPort) + Send + Sync>;
+
+const PORTS: usize = EVTCHN_2L_NR_CHANNELS as usize;
+
+/// What happens at a port. Shared by the table and the channel.
+pub(crate) struct Sink {
+    pub(crate) handler: IrqLock<Option<Handler>>,
+    pub(crate) notify: Notify,
+}
+
+static SINKS: IrqLock<Vec<Option<Arc<Sink>>>> = IrqLock::new(Vec::new());
+/// The vcpu that looks after each port. All vcpus see all pending bits; only the owner may take one.
+static OWNER: [AtomicU8; PORTS] = [const { AtomicU8::new(0) }; PORTS];
+static SPURIOUS: AtomicU64 = AtomicU64::new(0);
+/// Port of an IPI to vcpu 0; 0 as long as there is only that vcpu.
+static BOOT_VCPU_IPI: AtomicU32 = AtomicU32::new(0);
+
+/// Masks event delivery on this vcpu; tells whether it was masked before.
+#[inline]
+pub fn mask() -> bool {
+    let before = shared::vcpu_info().evtchn_upcall_mask.swap(1, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    before != 0
+}
+
+/// Whether event delivery is masked on this vcpu.
+#[must_use]
+pub fn is_masked() -> bool {
+    shared::vcpu_info().evtchn_upcall_mask.load(Ordering::Relaxed) != 0
+}
+
+/// Opens event delivery on this vcpu; what is pending is delivered before this returns.
+#[inline]
+pub fn unmask() {
+    let info = shared::vcpu_info();
+    compiler_fence(Ordering::SeqCst);
+    info.evtchn_upcall_mask.store(0, Ordering::SeqCst);
+    // The hypervisor does not notice that the mask was cleared. An event between the two lines is delivered by an
+    // upcall, and then this hypercall does nothing.
+    if info.evtchn_upcall_pending.load(Ordering::SeqCst) != 0 {
+        crate::arch::trap::force_upcall();
+    }
+}
+
+/// How many events arrived at ports without an owner.
+#[must_use]
+pub fn spurious_count() -> u64 {
+    SPURIOUS.load(Ordering::Relaxed)
+}
+
+/// The upcall: takes every pending event of this vcpu. Runs with events masked.
+pub(crate) fn upcall() {
+    let info = shared::vcpu_info();
+    while info.evtchn_upcall_pending.swap(0, Ordering::SeqCst) != 0 {
+        let mut words = info.evtchn_pending_sel.swap(0, Ordering::SeqCst);
+        while words != 0 {
+            let word = words.trailing_zeros();
+            words &= words - 1;
+            scan_word(word);
+        }
+    }
+}
+
+/// Handles the pending, unmasked ports of one word that belong to this vcpu.
+fn scan_word(word: u32) {
+    let page = shared::info();
+    let index = word as usize;
+    let (pending, masked) = (&page.evtchn_pending[index], &page.evtchn_mask[index]);
+    let mut bits = pending.load(Ordering::Acquire) & !masked.load(Ordering::Acquire);
+    while bits != 0 {
+        let bit = bits.trailing_zeros();
+        bits &= bits - 1;
+        let port = word * 64 + bit;
+        if u32::from(OWNER[port as usize].load(Ordering::Relaxed)) != crate::arch::percpu::vcpu_id() {
+            continue;
+        }
+        pending.fetch_and(!(1 << bit), Ordering::AcqRel);
+        deliver(EvtchnPort::new(port));
+    }
+}
+
+fn deliver(port: EvtchnPort) {
+    let sink = SINKS.lock().get(port.raw() as usize).cloned().flatten();
+    let Some(sink) = sink else {
+        SPURIOUS.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let handler = sink.handler.lock().clone();
+    if let Some(handler) = handler {
+        handler(port);
+    }
+    sink.notify.notify();
+}
+
+/// Makes `sink` the receiver of `port`.
+fn register(port: EvtchnPort, vcpu: VcpuId, sink: Arc<Sink>) {
+    let index = port.raw() as usize;
+    if index >= PORTS {
+        return;
+    }
+    set_owner(port, vcpu);
+    let grow_to = {
+        let sinks = SINKS.lock();
+        (sinks.len() <= index).then_some((index + 64) & !63)
+    };
+    if let Some(length) = grow_to {
+        let mut bigger = Vec::with_capacity(length);
+        let mut sinks = SINKS.lock();
+        bigger.extend(sinks.drain(..));
+        bigger.resize(length.max(bigger.len()), None);
+        core::mem::swap(&mut *sinks, &mut bigger);
+        drop(sinks);
+    }
+    let old = SINKS.lock().get_mut(index).and_then(|slot| slot.replace(sink));
+    drop(old);
+}
+
+/// Nobody receives events of `port` any more.
+fn unregister(port: EvtchnPort) {
+    let old = SINKS.lock().get_mut(port.raw() as usize).and_then(Option::take);
+    drop(old);
+}
+
+fn set_owner(port: EvtchnPort, vcpu: VcpuId) {
+    if let Some(owner) = OWNER.get(port.raw() as usize) {
+        owner.store(u8::try_from(vcpu.raw()).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Sets or clears the mask bit of a port; tells whether it was set.
+fn set_port_mask(port: EvtchnPort, masked: bool) -> bool {
+    let (word, bit) = (port.raw() as usize / 64, 1_u64 << (port.raw() % 64));
+    let Some(word) = shared::info().evtchn_mask.get(word) else { return true };
+    let before =
+        if masked { word.fetch_or(bit, Ordering::AcqRel) } else { word.fetch_and(!bit, Ordering::AcqRel) };
+    before & bit != 0
+}
+
+fn is_port_pending(port: EvtchnPort) -> bool {
+    let word = shared::info().evtchn_pending.get(port.raw() as usize / 64);
+    word.is_some_and(|word| word.load(Ordering::Acquire) & (1 << (port.raw() % 64)) != 0)
+}
+
+/// Binds the IPI by which other vcpus end the sleep of vcpu 0.
+pub(crate) fn init_boot_vcpu_ipi() -> crate::hypercall::Result {
+    if BOOT_VCPU_IPI.load(Ordering::Relaxed) == 0 {
+        let channel = bind_ipi(VcpuId::new(0))?;
+        BOOT_VCPU_IPI.store(channel.leak().raw(), Ordering::Release);
+    }
+    Ok(())
+}
+
+/// Ends the sleep of vcpu 0, from another vcpu.
+pub(crate) fn kick_boot_vcpu() {
+    let port = BOOT_VCPU_IPI.load(Ordering::Acquire);
+    if port != 0 {
+        let _ = channel::send(EvtchnPort::new(port));
+    }
+}

@@ -1,0 +1,89 @@
+//! The heap: `talc` over frames of the direct map, growing as needed.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::NonNull;
+
+use talc::DefaultBinning;
+use talc::base::Talc;
+use talc::base::binning::Binning;
+use talc::source::Source;
+
+use super::{PAGE_SIZE, direct, frames, index};
+use crate::sync::IrqLock;
+
+/// Least number of frames by which the heap grows: 1 MiB.
+const STEP_FRAMES: usize = 256;
+
+/// Hands frames to the heap.
+#[derive(Debug)]
+struct Frames {
+    /// End of the part claimed last: the next one may continue it.
+    end: Option<NonNull<u8>>,
+}
+
+// SAFETY: the pointer is only used under the heap's lock.
+unsafe impl Send for Frames {}
+
+// SAFETY: `acquire` uses the frame allocator only, which never allocates from the heap.
+unsafe impl Source for Frames {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        // The heap keeps a few words next to each allocation, and its maps in the first part.
+        let overhead = 2 * PAGE_SIZE + layout.align();
+        let frames_needed = layout.size().checked_add(overhead).ok_or(())?.div_ceil(PAGE_SIZE);
+        let count = frames_needed.max(STEP_FRAMES);
+        let (pfn, count) = match frames::alloc(count) {
+            Some(pfn) => (pfn, count),
+            None => (frames::alloc(frames_needed).ok_or(())?, frames_needed),
+        };
+        let start = core::ptr::with_exposed_provenance_mut::<u8>(index(direct(pfn)));
+        let size = count * PAGE_SIZE;
+        if let Some(end) = talc.source.end.filter(|end| end.as_ptr() == start) {
+            // SAFETY: the new frames follow the part that ends there, and are ours alone.
+            talc.source.end = Some(unsafe { talc.extend(end, start.wrapping_add(size)) });
+            return Ok(());
+        }
+        // SAFETY: frames fresh from the allocator, mapped writable one after another.
+        talc.source.end = Some(unsafe { talc.claim(start, size) }.ok_or(())?);
+        Ok(())
+    }
+}
+
+/// The heap; on bare metal it is the global allocator.
+pub struct Heap(IrqLock<Talc<Frames, DefaultBinning>>);
+
+// SAFETY: the lock serialises `Talc`, whose methods keep the allocator's contract.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's layout is not of size zero.
+        let allocated = unsafe { self.0.lock().allocate(layout) };
+        allocated.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises, `alloc` returned the pointer for this layout.
+        unsafe { self.0.lock().deallocate(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        if unsafe { self.0.lock().try_realloc_in_place(pointer, layout, new_size) } {
+            return pointer;
+        }
+        // SAFETY: the caller promises a valid size; the alignment is the old one.
+        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        // SAFETY: not of size zero, by the caller's promise.
+        let fresh = unsafe { self.alloc(new_layout) };
+        if !fresh.is_null() {
+            // SAFETY: both are live allocations of at least that many bytes.
+            unsafe {
+                fresh.copy_from_nonoverlapping(pointer, layout.size().min(new_size));
+                self.dealloc(pointer, layout);
+            }
+        }
+        fresh
+    }
+}
+
+#[cfg_attr(target_os = "none", global_allocator)]
+/// The one heap.
+pub static HEAP: Heap = Heap(IrqLock::new(Talc::new(Frames { end: None })));
