@@ -1,9 +1,480 @@
-//! State of every frame.
+//! State of every frame: who has it, what it is used as, how many references there are; and the allocator.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`page_info`] | the two words of a frame, with their states |
+//! | `types` | moves of the type word |
+//! | [`refs`] | references as tokens |
+//! | [`flush`] | the flush that must come before a new use |
+//! | [`account`] | the frames of one domain |
+//! | `heap`, `list` | free blocks |
+//!
+//! Invariants: I1, I4, I7, I8, I12. A frame that the hypervisor took for itself is in no look-up, so no guest maps it;
+//! one that it shares has a writable type reference for as long as it is shared, so it never becomes a page table.
 
-/// Part of the room's state.
-#[derive(Debug, Default)]
-pub struct FrameTable {}
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
-/// Part of the room's state.
-#[derive(Debug, Default)]
-pub struct DomainMemory {}
+use hv_sync::{RwLock, SpinLock, rank};
+use pv_abi::errno::Errno;
+use pv_abi::ids::{DomId, Mfn};
+
+pub mod account;
+pub mod flush;
+mod heap;
+mod list;
+pub mod page_info;
+pub mod refs;
+pub(crate) mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use account::DomainMemory;
+pub use page_info::{FrameState, PageInfo, PageType};
+pub use refs::{PageRef, WritableRef};
+
+use crate::port::{Cpu, Frames, Tlb};
+use account::Account;
+use heap::{Block, Heap};
+use page_info::CountInfo;
+
+/// Largest order of an allocation: 1 GiB.
+pub const MAX_ORDER: u32 = 18;
+
+/// Why a frame could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// No such frame, or it is another's.
+    NotOwned,
+    /// It is in use as something else.
+    WrongType,
+    /// A count is full.
+    Overflow,
+    /// No free memory.
+    NoMemory,
+    /// The domain has all that it may have.
+    OverQuota,
+    /// The domain is being destroyed.
+    Dying,
+    /// The domain's number is still in use by frames that others hold.
+    InUse,
+}
+
+impl From<FrameError> for Errno {
+    fn from(e: FrameError) -> Self {
+        match e {
+            FrameError::NotOwned | FrameError::WrongType | FrameError::Overflow | FrameError::Dying => {
+                Self::Inval
+            }
+            FrameError::NoMemory => Self::NoMem,
+            FrameError::OverQuota => Self::TooBig,
+            FrameError::InUse => Self::Busy,
+        }
+    }
+}
+
+/// What a domain may do with a frame of the hypervisor that is shared with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareAccess {
+    /// Map it read-only.
+    ReadOnly,
+    /// Map it writable.
+    ReadWrite,
+}
+
+/// The number of a frame in the table.
+pub(crate) fn mfn_of(index: u32) -> Mfn {
+    Mfn::new(u64::from(index))
+}
+
+/// Every frame of RAM.
+#[derive(Debug)]
+pub struct FrameTable {
+    pages: &'static [PageInfo],
+    heap: SpinLock<Heap>,
+    accounts: RwLock<BTreeMap<DomId, Arc<Account>>>,
+    /// Frames of devices that no domain may map: the hypervisor's interrupt controllers. `[start, end)`.
+    denied: RwLock<Vec<(u64, u64)>>,
+    /// Frames that the allocator was given.
+    total: AtomicU64,
+    /// Table references that were dropped without being put; the audit wants 0.
+    leaks: AtomicU64,
+}
+
+impl FrameTable {
+    /// A table whose frames are all reserved. Entry `n` is frame `n`; what lies beyond is no RAM.
+    #[must_use]
+    pub fn new(pages: &'static [PageInfo]) -> Self {
+        Self {
+            pages,
+            heap: SpinLock::new(rank::HEAP, Heap::new()),
+            accounts: RwLock::new(BTreeMap::new()),
+            denied: RwLock::new(Vec::new()),
+            total: AtomicU64::new(0),
+            leaks: AtomicU64::new(0),
+        }
+    }
+
+    /// Gives frames `[start, end)` of RAM to the allocator, at boot. Frame 0 stays reserved: as a number it means none.
+    pub fn add_free_range(&self, start: Mfn, end: Mfn) {
+        let Ok(len) = u32::try_from(self.pages.len()) else { return };
+        let bound = |mfn: Mfn| u32::try_from(mfn.raw()).unwrap_or(u32::MAX).min(len);
+        let (mut first, end) = (bound(start).max(1), bound(end));
+        let mut heap = self.heap.lock();
+        while first < end {
+            let order = first.trailing_zeros().min((end - first).ilog2()).min(MAX_ORDER);
+            let block = first..first + (1 << order);
+            assert!(block.clone().all(|i| self.make_free(i)), "frames from {first:#x} are not reserved");
+            heap.give(self.pages, first, usize::try_from(order).unwrap_or(0));
+            self.total.fetch_add(1 << order, Relaxed);
+            first = block.end;
+        }
+    }
+
+    /// Moves a reserved frame to `Free`.
+    fn make_free(&self, index: u32) -> bool {
+        let page = self.info(mfn_of(index));
+        let reserved = page.filter(|p| p.count_info() == CountInfo::of(FrameState::Reserved));
+        reserved.map(heap::mark_free).is_some()
+    }
+
+    /// Marks frames `[start, end)` below the table's end as devices, firmware tables or holes, at boot: what a
+    /// privileged domain may map though it is no RAM. The rest stays reserved.
+    pub fn add_device_range(&self, start: Mfn, end: Mfn) {
+        let len = u64::try_from(self.pages.len()).unwrap_or(u64::MAX);
+        for mfn in start.raw()..end.raw().min(len) {
+            if let Some(page) = self.info(Mfn::new(mfn))
+                && page.count_info() == CountInfo::of(FrameState::Reserved)
+            {
+                page.set_count_info(CountInfo::of(FrameState::Device));
+            }
+        }
+    }
+
+    /// Keeps device frames `[start, end)` from every domain: the hypervisor's own interrupt controllers.
+    pub fn deny_device_range(&self, start: Mfn, end: Mfn) {
+        self.denied.write().push((start.raw(), end.raw()));
+    }
+
+    /// Whether a privileged domain may map the frame although it is no RAM. Addresses have at most 52 bits.
+    #[must_use]
+    pub fn is_device(&self, mfn: Mfn) -> bool {
+        let raw = mfn.raw();
+        let outside = self.info(mfn).is_none_or(|p| p.count_info().state() == FrameState::Device);
+        outside && raw < 1 << 40 && !self.denied.read().iter().any(|(s, e)| (*s..*e).contains(&raw))
+    }
+
+    /// Whether the frame is RAM, so that [`Frames::words`] has it.
+    #[must_use]
+    pub fn is_ram(&self, mfn: Mfn) -> bool {
+        self.info(mfn).is_some_and(|p| p.count_info().state() != FrameState::Device)
+    }
+
+    /// One more than the largest frame number of the table.
+    #[must_use]
+    pub fn end(&self) -> Mfn {
+        Mfn::new(u64::try_from(self.pages.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Frames in the allocator.
+    #[must_use]
+    pub fn free_frames(&self) -> u64 {
+        self.heap.lock().free_frames()
+    }
+
+    /// Frames that the allocator was given at boot.
+    #[must_use]
+    pub fn total_frames(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// References that were lost; anything but 0 is a fault of the hypervisor.
+    #[must_use]
+    pub fn leaks(&self) -> u64 {
+        self.leaks.load(Relaxed)
+    }
+
+    pub(crate) fn count_leak(&self) {
+        self.leaks.fetch_add(1, Relaxed);
+    }
+
+    /// What is known of a frame.
+    pub(crate) fn info(&self, mfn: Mfn) -> Option<&'static PageInfo> {
+        self.pages.get(usize::try_from(mfn.raw()).ok()?)
+    }
+
+    // ---- accounts ----
+
+    /// Opens the account of a new domain.
+    ///
+    /// # Errors
+    /// `InUse`: frames of an earlier domain of that number are still held by others.
+    pub fn create_memory(&self, id: DomId, max_pages: u64) -> Result<DomainMemory, FrameError> {
+        let account = Arc::new(Account::new(self.pages, id, max_pages));
+        let mut accounts = self.accounts.write();
+        if accounts.contains_key(&id) {
+            return Err(FrameError::InUse);
+        }
+        accounts.insert(id, account.clone());
+        Ok(DomainMemory { account })
+    }
+
+    /// Closes the account of a destroyed domain.
+    ///
+    /// # Errors
+    /// `InUse` as long as it has frames.
+    pub fn close_memory(&self, memory: &DomainMemory) -> Result<(), FrameError> {
+        if !memory.account.is_empty() {
+            return Err(FrameError::InUse);
+        }
+        self.accounts.write().remove(&memory.id());
+        Ok(())
+    }
+
+    fn account(&self, id: DomId) -> Option<Arc<Account>> {
+        self.accounts.read().get(&id).cloned()
+    }
+
+    // ---- allocation ----
+
+    fn take(&self, order: u32, address_bits: u32) -> Result<Block, FrameError> {
+        let order = usize::try_from(order).map_err(|_| FrameError::NoMemory)?;
+        if order >= heap::ORDERS {
+            return Err(FrameError::NoMemory);
+        }
+        let zones = heap::zones_within(address_bits);
+        self.heap.lock().take(self.pages, order, zones).ok_or(FrameError::NoMemory)
+    }
+
+    /// Flushes (C.5.4, XSA-511), then zeroes.
+    fn scrub(m: &(impl Frames + Tlb + Cpu), block: Block, frames: u32) {
+        let _flushed = flush::before_reuse(m, block.stamp);
+        for index in block.first..block.first + frames {
+            m.zero(mfn_of(index));
+            m.set_m2p(mfn_of(index), u64::MAX);
+        }
+    }
+
+    /// 2^`order` contiguous zeroed frames for a domain, on its account, below 2^`address_bits` bytes (0: anywhere).
+    /// Each has the allocator's reference; [`Self::release`] gives it up.
+    ///
+    /// # Errors
+    /// `NoMemory`, `OverQuota`, `Dying`.
+    pub fn alloc_for(
+        &self,
+        m: &(impl Frames + Tlb + Cpu),
+        memory: &DomainMemory,
+        order: u32,
+        address_bits: u32,
+    ) -> Result<Mfn, FrameError> {
+        let frames = 1_u32.checked_shl(order).ok_or(FrameError::NoMemory)?;
+        memory.account.reserve(u64::from(frames))?;
+        let block =
+            self.take(order, address_bits).inspect_err(|_| memory.account.unreserve(u64::from(frames)))?;
+        Self::scrub(m, block, frames);
+        memory.account.assign(block.first, frames);
+        Ok(mfn_of(block.first))
+    }
+
+    /// A zeroed frame for the hypervisor. No guest can name it (I8) until it is shared.
+    pub fn alloc_hypervisor(&self, m: &(impl Frames + Tlb + Cpu)) -> Option<Mfn> {
+        let block = self.take(0, 0).ok()?;
+        Self::scrub(m, block, 1);
+        let mfn = mfn_of(block.first);
+        self.info(mfn)?.set_count_info(CountInfo::hypervisor());
+        Some(mfn)
+    }
+
+    /// Lets a domain map a frame of the hypervisor. The hypervisor's type reference keeps the frame from ever
+    /// becoming a page table; with [`ShareAccess::ReadOnly`] also from being mapped writable.
+    pub fn share_with(&self, mfn: Mfn, memory: &DomainMemory, access: ShareAccess) {
+        let Some(page) = self.info(mfn) else { return };
+        assert!(page.count_info() == CountInfo::hypervisor(), "{mfn} is not the hypervisor's to share");
+        let ty = match access {
+            ShareAccess::ReadOnly => PageType::None,
+            ShareAccess::ReadWrite => PageType::Writable,
+        };
+        page.set_type_info(page_info::TypeInfo::of(ty, 1).with_validated());
+        if let Ok(index) = u32::try_from(mfn.raw()) {
+            memory.account.assign_special(index);
+        }
+    }
+
+    /// Gives back a frame of the hypervisor. A shared one lives on until its last mapping is gone.
+    pub fn free_hypervisor(&self, mfn: Mfn) {
+        let Some(page) = self.info(mfn) else { return };
+        if page.count_info() == CountInfo::hypervisor() {
+            self.free_to_heap(mfn, page);
+            return;
+        }
+        assert!(page.count_info().special(), "{mfn} is not the hypervisor's to free");
+        let types::TypePut::Done = types::put(page) else { return self.count_leak() };
+        if self.clear_allocated(page).is_some() {
+            self.put_raw(mfn, page);
+        }
+    }
+
+    /// Gives up the allocator's reference to a domain's frame; the frame is freed when nobody else has one. `false`
+    /// where that was done before, or the frame is not an ordinary one of the domain's.
+    pub fn release(&self, page: &PageRef<'_>) -> bool {
+        if page.page.count_info().special() {
+            return false;
+        }
+        let Some(info) = self.clear_allocated(page.page) else { return false };
+        if let (Some(account), Ok(index)) =
+            (info.owner().and_then(|o| self.account(o)), u32::try_from(page.mfn.raw()))
+        {
+            account.note_released(index);
+        }
+        self.put_raw(page.mfn, page.page);
+        true
+    }
+
+    /// Clears `ALLOCATED`; `None` where it was clear.
+    fn clear_allocated(&self, page: &PageInfo) -> Option<CountInfo> {
+        let mut now = page.count_info();
+        loop {
+            if !now.allocated() {
+                return None;
+            }
+            match page.swap_count_info(now, now.without_allocated()) {
+                Ok(()) => return Some(now),
+                Err(seen) => now = seen,
+            }
+        }
+    }
+
+    // ---- references ----
+
+    /// A reference to a frame of `owner`.
+    ///
+    /// # Errors
+    /// `NotOwned`: no such frame, another's, or being freed (XSA-32). `Overflow`.
+    pub fn get_page(&self, mfn: Mfn, owner: DomId) -> Result<PageRef<'_>, FrameError> {
+        let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
+        let mut now = page.count_info();
+        loop {
+            if !now.is_owned_by(owner) || now.count() == 0 {
+                return Err(FrameError::NotOwned);
+            }
+            if now.count() >= CountInfo::MAX_COUNT {
+                return Err(FrameError::Overflow);
+            }
+            match page.swap_count_info(now, now.plus_one()) {
+                Ok(()) => return Ok(PageRef { table: self, page, mfn }),
+                Err(seen) => now = seen,
+            }
+        }
+    }
+
+    /// A reference to a frame of whichever domain, with that domain.
+    ///
+    /// # Errors
+    /// As [`Self::get_page`].
+    pub fn get_page_any_owner(&self, mfn: Mfn) -> Result<(PageRef<'_>, DomId), FrameError> {
+        let owner = self.owner(mfn).ok_or(FrameError::NotOwned)?;
+        Ok((self.get_page(mfn, owner)?, owner))
+    }
+
+    /// The domain that has the frame at this moment.
+    #[must_use]
+    pub fn owner(&self, mfn: Mfn) -> Option<DomId> {
+        self.info(mfn)?.count_info().owner()
+    }
+
+    /// Whether the frame is one of the hypervisor's that it shares with its owner.
+    #[must_use]
+    pub fn is_special(&self, mfn: Mfn) -> bool {
+        self.info(mfn).is_some_and(|p| p.count_info().special())
+    }
+
+    /// Adds a writable type reference to a general one.
+    ///
+    /// # Errors
+    /// `WrongType`: the frame is in use as a table or as descriptors. `Overflow`.
+    pub fn make_writable<'t>(
+        &self,
+        m: &(impl Tlb + Cpu),
+        page: PageRef<'t>,
+    ) -> Result<WritableRef<'t>, FrameError> {
+        self.get_writable_type(m, page.page)?;
+        Ok(WritableRef::new(page))
+    }
+
+    pub(crate) fn get_writable_type(&self, m: &(impl Tlb + Cpu), page: &PageInfo) -> Result<(), FrameError> {
+        loop {
+            match types::get(page, PageType::Writable) {
+                Ok(types::TypeGot::Held) => return Ok(()),
+                Ok(types::TypeGot::Claimed) => {
+                    types::publish(page, flush::before_reuse(m, page.stamp()));
+                    return Ok(());
+                }
+                // Another CPU flushes for the same change of type.
+                Err(types::TypeRefused::Busy) => hv_sync::relax(),
+                Err(types::TypeRefused::Mismatch) => return Err(FrameError::WrongType),
+                Err(types::TypeRefused::Overflow) => return Err(FrameError::Overflow),
+            }
+        }
+    }
+
+    /// A general and a writable reference to a frame of `owner`.
+    ///
+    /// # Errors
+    /// As [`Self::get_page`] and [`Self::make_writable`].
+    pub fn get_page_writable(
+        &self,
+        m: &(impl Tlb + Cpu),
+        mfn: Mfn,
+        owner: DomId,
+    ) -> Result<WritableRef<'_>, FrameError> {
+        self.make_writable(m, self.get_page(mfn, owner)?)
+    }
+
+    /// Brings a stored reference back. The caller's record owned it and must forget it; a frame outside the table is
+    /// a broken record and a bug.
+    pub fn adopt(&self, mfn: Mfn) -> Option<PageRef<'_>> {
+        Some(PageRef { table: self, page: self.info(mfn)?, mfn })
+    }
+
+    /// Brings stored references back, as [`Self::adopt`].
+    pub fn adopt_writable(&self, mfn: Mfn) -> Option<WritableRef<'_>> {
+        Some(WritableRef::new(self.adopt(mfn)?))
+    }
+
+    /// Gives up a general reference.
+    pub(crate) fn put_raw(&self, mfn: Mfn, page: &PageInfo) {
+        let mut now = page.count_info();
+        loop {
+            assert!(now.count() != 0, "reference to {mfn} put that nobody holds");
+            match page.swap_count_info(now, now.minus_one()) {
+                Ok(()) => break,
+                Err(seen) => now = seen,
+            }
+        }
+        if now.count() == 1 {
+            self.free_domain_frame(mfn, page, now);
+        }
+    }
+
+    /// The last reference is gone: nobody can find the frame any more.
+    fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
+        let ty = page.type_info();
+        assert!(ty.count() == 0, "{mfn} freed while in use: {ty:?}");
+        if let (Some(account), Ok(index)) =
+            (info.owner().and_then(|o| self.account(o)), u32::try_from(mfn.raw()))
+        {
+            account.remove(index, info);
+        }
+        self.free_to_heap(mfn, page);
+    }
+
+    fn free_to_heap(&self, mfn: Mfn, page: &PageInfo) {
+        let Ok(index) = u32::try_from(mfn.raw()) else { return };
+        heap::mark_free(page);
+        self.heap.lock().give(self.pages, index, 0);
+    }
+}

@@ -1,0 +1,147 @@
+//! The allocator: buddy blocks of 2^0 to 2^18 frames, kept by the highest bit of their frame number.
+//!
+//! Zone `z` holds the blocks in `[2^z, 2^(z+1))`, so that a limit on address bits is a limit on zones, and low memory
+//! is used last. A block's head keeps the block's order in its type word and the latest stamp of its frames.
+
+use super::list;
+use super::page_info::{CountInfo, FrameState, NIL, PageInfo, PageType, TypeInfo};
+
+/// Orders of blocks: 0 to 18 (1 GiB).
+pub(super) const ORDERS: usize = 19;
+const ZONES: usize = 32;
+
+/// Free lists. Behind a lock of rank HEAP.
+#[derive(Debug)]
+pub(super) struct Heap {
+    heads: [[u32; ORDERS]; ZONES],
+    /// Bit `o` of word `z`: zone `z` has a block of order `o`.
+    present: [u32; ZONES],
+    free: u64,
+}
+
+/// A block that left the allocator: its first frame, and the latest stamp of its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) first: u32,
+    pub(super) stamp: u64,
+}
+
+fn zone_of(index: u32) -> usize {
+    usize::try_from(index.checked_ilog2().unwrap_or(0)).unwrap_or(0)
+}
+
+/// The zones of frames with at most `bits` address bits; 0 is no limit.
+pub(super) fn zones_within(address_bits: u32) -> usize {
+    match address_bits {
+        0 => ZONES,
+        bits => usize::try_from(bits.saturating_sub(12)).unwrap_or(0).min(ZONES),
+    }
+}
+
+/// The order of the free block whose head is this frame.
+fn free_order(page: &PageInfo) -> Option<usize> {
+    if page.count_info().state() != FrameState::Free {
+        return None;
+    }
+    usize::try_from(page.type_info().count()).ok()?.checked_sub(1)
+}
+
+impl Heap {
+    pub(super) const fn new() -> Self {
+        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], free: 0 }
+    }
+
+    pub(super) const fn free_frames(&self) -> u64 {
+        self.free
+    }
+
+    fn push(&mut self, pages: &[PageInfo], first: u32, order: usize, stamp: u64) {
+        let zone = zone_of(first);
+        let Some(page) = index(pages, first) else { return };
+        page.note_unmapped(stamp);
+        page.set_type_info(TypeInfo::of(PageType::None, order as u64 + 1));
+        list::push(pages, &mut self.heads[zone][order], first);
+        self.present[zone] |= 1 << order;
+    }
+
+    fn remove(&mut self, pages: &[PageInfo], first: u32, order: usize) {
+        let zone = zone_of(first);
+        list::unlink(pages, &mut self.heads[zone][order], first);
+        if self.heads[zone][order] == NIL {
+            self.present[zone] &= !(1 << order);
+        }
+        if let Some(page) = index(pages, first) {
+            page.set_type_info(TypeInfo::of(PageType::None, 0));
+        }
+    }
+
+    /// Takes a block of `order` from the zones below `zones`, the highest first.
+    pub(super) fn take(&mut self, pages: &[PageInfo], order: usize, zones: usize) -> Option<Block> {
+        let fits = u32::MAX.checked_shl(u32::try_from(order).ok()?)?;
+        for zone in (0..zones.min(ZONES)).rev() {
+            let candidates = self.present[zone] & fits;
+            if candidates != 0 {
+                let from = usize::try_from(candidates.trailing_zeros()).ok()?;
+                return self.split(pages, self.heads[zone][from], from, order);
+            }
+        }
+        None
+    }
+
+    /// Takes the block `first` of order `from` and gives back what exceeds `order`.
+    fn split(&mut self, pages: &[PageInfo], first: u32, from: usize, order: usize) -> Option<Block> {
+        let stamp = index(pages, first)?.stamp();
+        self.remove(pages, first, from);
+        for o in (order..from).rev() {
+            self.push(pages, first + (1 << o), o, stamp);
+        }
+        self.free -= 1 << order;
+        Some(Block { first, stamp })
+    }
+
+    /// Gives a block back and joins it with its free neighbours. Its frames are in state `Free` already.
+    pub(super) fn give(&mut self, pages: &[PageInfo], first: u32, order: usize) {
+        self.free += 1 << order;
+        let zone = zone_of(first);
+        let mut stamp = index(pages, first).map_or(0, PageInfo::stamp);
+        let (mut first, mut order) = (first, order);
+        while order + 1 < ORDERS {
+            let buddy = first ^ (1 << order);
+            let Some(page) = index(pages, buddy) else { break };
+            if zone_of(buddy) != zone || free_order(page) != Some(order) {
+                break;
+            }
+            stamp = stamp.max(page.stamp());
+            self.remove(pages, buddy, order);
+            first = first.min(buddy);
+            order += 1;
+        }
+        self.push(pages, first, order, stamp);
+    }
+
+    /// Frames on the free lists, counted one by one, and whether each block's head says so.
+    pub(super) fn recount(&self, pages: &[PageInfo]) -> Option<u64> {
+        let mut sum = 0;
+        for lists in &self.heads {
+            for (order, head) in lists.iter().enumerate() {
+                for first in list::iter(pages, *head) {
+                    if index(pages, first).and_then(free_order) != Some(order) {
+                        return None;
+                    }
+                    sum += 1 << order;
+                }
+            }
+        }
+        Some(sum)
+    }
+}
+
+fn index(pages: &[PageInfo], i: u32) -> Option<&PageInfo> {
+    pages.get(usize::try_from(i).ok()?)
+}
+
+/// Puts a frame into state `Free`, before it is given to the heap.
+pub(super) fn mark_free(page: &PageInfo) {
+    page.set_type_info(TypeInfo::of(PageType::None, 0));
+    page.set_count_info(CountInfo::of(FrameState::Free));
+}

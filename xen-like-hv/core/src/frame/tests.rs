@@ -1,0 +1,225 @@
+//! Tests of the frame table.
+
+use super::*;
+use crate::fake::FakeMachine;
+use alloc::boxed::Box;
+use pv_abi::pte::Level;
+
+const D1: DomId = DomId::new(1);
+const D2: DomId = DomId::new(2);
+
+pub(crate) fn leaked_pages(n: usize) -> &'static [PageInfo] {
+    Box::leak((0..n).map(|_| PageInfo::new()).collect::<Vec<_>>().into_boxed_slice())
+}
+
+fn table(n: usize) -> (FrameTable, FakeMachine) {
+    let t = FrameTable::new(leaked_pages(n));
+    t.add_free_range(Mfn::new(0), Mfn::new(u64::try_from(n).unwrap()));
+    (t, FakeMachine::new(n))
+}
+
+fn recount(t: &FrameTable) -> u64 {
+    t.heap.lock().recount(t.pages).expect("heads tell their order")
+}
+
+#[test]
+fn frame_zero_is_never_given_out() {
+    let (t, m) = table(64);
+    assert_eq!(t.free_frames(), 63);
+    while let Some(mfn) = t.alloc_hypervisor(&m) {
+        assert_ne!(mfn, Mfn::new(0));
+    }
+    assert_eq!(t.free_frames(), 0);
+}
+
+#[test]
+fn blocks_are_split_and_joined_again() {
+    let (t, m) = table(4096);
+    let mem = t.create_memory(D1, 4096).unwrap();
+    let before = t.free_frames();
+    let mut got = Vec::new();
+    for order in [0, 3, 9, 1, 0, 5] {
+        let mfn = t.alloc_for(&m, &mem, order, 0).unwrap();
+        assert_eq!(mfn.raw() % (1 << order), 0, "aligned");
+        got.extend((0..1_u64 << order).map(|i| Mfn::new(mfn.raw() + i)));
+        assert_eq!(recount(&t), t.free_frames());
+    }
+    assert_eq!(mem.tot_pages(), u64::try_from(got.len()).unwrap());
+    for mfn in got {
+        assert!(t.release(&t.get_page(mfn, D1).unwrap()));
+    }
+    assert_eq!((t.free_frames(), mem.tot_pages()), (before, 0));
+    assert_eq!(recount(&t), before);
+    assert!(t.alloc_for(&m, &mem, 9, 0).is_ok(), "a block of order 9 is whole again");
+}
+
+#[test]
+fn new_frames_are_zero_and_unnamed() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    for i in 1..16 {
+        m.words(Mfn::new(i))[7].store(0xdead, Relaxed);
+        m.set_m2p(Mfn::new(i), 5);
+    }
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    assert!(m.words(mfn).iter().all(|w| w.load(Relaxed) == 0));
+    assert_eq!(m.m2p(mfn), u64::MAX);
+}
+
+#[test]
+fn xsa_511_a_mapped_frame_is_flushed_before_it_is_given_out_again() {
+    let (t, m) = table(4);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    let page = t.get_page(mfn, D1).unwrap();
+    page.info().note_unmapped(m.flush_clock());
+    t.release(&page);
+    drop(page);
+    m.effects.lock().flushes.clear();
+    while t.alloc_hypervisor(&m).is_some() {}
+    assert!(!m.effects.lock().flushes.is_empty());
+}
+
+#[test]
+fn a_frame_is_found_under_its_owner_only() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    assert!(t.get_page(mfn, D1).is_ok());
+    assert_eq!(t.get_page(mfn, D2).unwrap_err(), FrameError::NotOwned);
+    assert_eq!(t.get_page(Mfn::new(99), D1).unwrap_err(), FrameError::NotOwned);
+    assert_eq!(t.get_page(Mfn::INVALID, D1).unwrap_err(), FrameError::NotOwned);
+    let own = t.alloc_hypervisor(&m).unwrap();
+    for id in [D1, DomId::DOM0, DomId::XEN, DomId::IO] {
+        assert_eq!(t.get_page(own, id).unwrap_err(), FrameError::NotOwned);
+    }
+}
+
+#[test]
+fn xsa_385_the_limit_holds_near_its_end() {
+    let (t, m) = table(64);
+    let mem = t.create_memory(D1, 5).unwrap();
+    assert!(t.alloc_for(&m, &mem, 2, 0).is_ok());
+    assert_eq!(t.alloc_for(&m, &mem, 1, 0), Err(FrameError::OverQuota));
+    assert!(t.alloc_for(&m, &mem, 0, 0).is_ok());
+    assert_eq!(t.alloc_for(&m, &mem, 0, 0), Err(FrameError::OverQuota));
+    assert_eq!(mem.tot_pages(), 5);
+}
+
+#[test]
+fn a_dying_domain_gets_nothing() {
+    let (t, m) = table(64);
+    let mem = t.create_memory(D1, 5).unwrap();
+    mem.set_dying();
+    assert_eq!(t.alloc_for(&m, &mem, 0, 0), Err(FrameError::Dying));
+}
+
+#[test]
+fn address_limits_choose_the_zone() {
+    let t = FrameTable::new(leaked_pages(0x4000));
+    t.add_free_range(Mfn::new(1), Mfn::new(0x4000));
+    let m = FakeMachine::new(0x4000);
+    let mem = t.create_memory(D1, 0x4000).unwrap();
+    assert!(t.alloc_for(&m, &mem, 0, 0).unwrap().raw() >= 0x2000, "high memory first");
+    assert!(t.alloc_for(&m, &mem, 0, 24).unwrap().raw() < 0x1000);
+    assert_eq!(t.alloc_for(&m, &mem, 0, 12), Err(FrameError::NoMemory));
+}
+
+#[test]
+fn xsa_31_orders_past_the_largest_are_refused() {
+    let (t, m) = table(64);
+    let mem = t.create_memory(D1, u64::MAX).unwrap();
+    for order in [MAX_ORDER + 1, 31, 32, 63, u32::MAX] {
+        assert_eq!(t.alloc_for(&m, &mem, order, 0), Err(FrameError::NoMemory), "order {order}");
+    }
+    assert_eq!(mem.tot_pages(), 0);
+}
+
+#[test]
+fn a_reference_keeps_a_released_frame_on_the_account() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    let held = t.get_page(mfn, D1).unwrap();
+    assert!(t.release(&held));
+    assert!(!t.release(&held), "the allocator's reference is given up once");
+    assert_eq!(mem.tot_pages(), 1);
+    assert_eq!(t.close_memory(&mem), Err(FrameError::InUse));
+    assert!(t.create_memory(D1, 1).is_err(), "the number is not given again meanwhile");
+    drop(held);
+    assert_eq!(mem.tot_pages(), 0);
+    assert_eq!(t.close_memory(&mem), Ok(()));
+}
+
+#[test]
+fn xsa_248_a_shared_frame_is_writable_but_never_a_table() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_hypervisor(&m).unwrap();
+    t.share_with(mfn, &mem, ShareAccess::ReadWrite);
+    drop(t.get_page_writable(&m, mfn, D1).unwrap());
+    let page = t.get_page(mfn, D1).unwrap();
+    assert_eq!(types::get(page.info(), PageType::Table(Level::L1)), Err(types::TypeRefused::Mismatch));
+    assert!(!t.release(&page), "the guest cannot free it");
+    drop(page);
+    let before = t.free_frames();
+    t.free_hypervisor(mfn);
+    assert_eq!(t.free_frames(), before + 1);
+    assert_eq!(mem.special_pages(), 0);
+}
+
+#[test]
+fn a_frame_shared_read_only_is_not_writable() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_hypervisor(&m).unwrap();
+    t.share_with(mfn, &mem, ShareAccess::ReadOnly);
+    assert_eq!(t.get_page_writable(&m, mfn, D1).unwrap_err(), FrameError::WrongType);
+}
+
+#[test]
+fn a_mapped_shared_frame_outlives_its_hypervisor() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_hypervisor(&m).unwrap();
+    t.share_with(mfn, &mem, ShareAccess::ReadWrite);
+    let mapped = t.get_page_writable(&m, mfn, D1).unwrap();
+    let before = t.free_frames();
+    t.free_hypervisor(mfn);
+    assert_eq!(t.free_frames(), before);
+    drop(mapped);
+    assert_eq!(t.free_frames(), before + 1);
+}
+
+#[test]
+fn one_type_at_a_time() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    let w = t.get_page_writable(&m, mfn, D1).unwrap();
+    let page = t.get_page(mfn, D1).unwrap();
+    for level in Level::ALL {
+        assert_eq!(types::get(page.info(), PageType::Table(level)), Err(types::TypeRefused::Mismatch));
+    }
+    drop(w);
+    assert_eq!(types::get(page.info(), PageType::Table(Level::L1)), Ok(types::TypeGot::Claimed));
+    assert_eq!(types::get(page.info(), PageType::Table(Level::L1)), Err(types::TypeRefused::Busy));
+    assert_eq!(t.get_page_writable(&m, mfn, D1).unwrap_err(), FrameError::WrongType);
+    types::publish(page.info(), flush::before_reuse(&m, page.info().stamp()));
+    assert_eq!(types::lock(page.info()), Some(Level::L1));
+    types::unlock(page.info());
+    assert_eq!(types::put(page.info()), types::TypePut::Last);
+    types::retire(page.info());
+    assert!(t.get_page_writable(&m, mfn, D1).is_ok());
+}
+
+#[test]
+fn devices_are_what_is_neither_ram_nor_denied() {
+    let t = FrameTable::new(leaked_pages(32));
+    t.add_device_range(Mfn::new(8), Mfn::new(16));
+    t.deny_device_range(Mfn::new(10), Mfn::new(11));
+    assert!(t.is_device(Mfn::new(8)) && t.is_device(Mfn::new(0xf_0000)));
+    assert!(!t.is_device(Mfn::new(10)), "denied");
+    assert!(!t.is_device(Mfn::new(3)), "reserved RAM of the hypervisor");
+    assert!(!t.is_device(Mfn::new(1 << 40)), "no such address");
+}
