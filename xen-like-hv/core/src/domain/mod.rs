@@ -70,14 +70,14 @@ pub struct DomainSlow {
 }
 
 impl Domain {
-    /// A domain without vcpus. `max_frames` limits what it may own.
+    /// A domain without vcpus, with the account that [`crate::frame::FrameTable::create_memory`] opened for it.
     #[must_use]
-    pub fn new(id: DomId, privilege: Privilege, shared_info: Mfn) -> Self {
+    pub fn new(id: DomId, privilege: Privilege, shared_info: Mfn, mem: DomainMemory) -> Self {
         Self {
             id,
             privilege,
             shared_info,
-            mem: DomainMemory::default(),
+            mem,
             mm: DomainMm::default(),
             events: DomainEvents::default(),
             grants: DomainGrants::default(),
