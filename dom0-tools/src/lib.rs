@@ -21,3 +21,4 @@ extern crate std;
 pub mod ctl;
 pub mod lineedit;
 pub mod toolstack;
+pub mod xenstore;

@@ -193,18 +193,7 @@ pub trait Hypervisor {
 /// Most frames in one [`Hypervisor::write_frames`] or [`Hypervisor::populate`].
 pub const MAX_BATCH: usize = 64;
 
-/// A node's permission letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// `n`
-    None,
-    /// `r`
-    Read,
-    /// `w`
-    Write,
-    /// `b`
-    Both,
-}
+pub use crate::xenstore::Access;
 
 /// xenstore as dom0's toolstack uses it: absolute paths, all rights. `xenstore::Xenstore` implements it.
 pub trait Store {
