@@ -42,6 +42,7 @@ fn start(context: &'static Context) -> hypercall::Result {
     arch::trap::init_vcpu()?;
     arch::user::init_trap_stack(arch::start::TRAP_STACK.top())?;
     crate::memory::init(context)?;
+    crate::time::init()?;
     crate::event::unmask();
     Ok(())
 }

@@ -39,6 +39,7 @@ pub mod sched;
 pub mod shared;
 pub mod sync;
 pub mod task;
+pub mod time;
 
 pub use context::Context;
 pub use local::BootLocal;

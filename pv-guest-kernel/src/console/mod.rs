@@ -4,19 +4,26 @@
 //! console service empties. If that service does not keep up, output waits for a moment and is then dropped, so that a
 //! guest never stops because nobody reads its console.
 
+mod input;
 mod logger;
+mod ring;
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+pub use input::Input;
+
 use crate::hypercall;
 use crate::sync::IrqLock;
+use ring::Ring;
 
 /// Where output goes.
 #[derive(Clone, Copy)]
 enum Backend {
     /// The hypervisor's console. Before [`init`] too: the hypervisor ignores what it does not want.
     Hypervisor,
+    /// The ring page of a domU.
+    Ring(Ring),
 }
 
 /// Keeps lines of different vcpus apart, and output in order.
@@ -24,23 +31,23 @@ static BACKEND: IrqLock<Backend> = IrqLock::new(Backend::Hypervisor);
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// Chooses the back end and installs the logger.
-pub(crate) fn init(_context: &crate::Context) {
+pub(crate) fn init(context: &crate::Context) {
+    if let Some(ring) = Ring::find(context) {
+        *BACKEND.lock() = Backend::Ring(ring);
+    }
     logger::init();
 }
 
 /// Writes bytes as they are.
 pub fn write(bytes: &[u8]) {
-    if PANICKING.load(Ordering::Relaxed) {
-        // The lock may be held by the vcpu that panics.
-        if let Some(backend) = BACKEND.try_lock() {
-            write_to(*backend, bytes);
-        } else {
-            write_to(Backend::Hypervisor, bytes);
-        }
+    if !PANICKING.load(Ordering::Relaxed) {
+        let backend = BACKEND.lock();
+        write_to(*backend, bytes);
         return;
     }
-    let backend = BACKEND.lock();
-    write_to(*backend, bytes);
+    // The lock may be held by what was interrupted.
+    let locked = BACKEND.try_lock().map(|backend| *backend);
+    write_to(locked.unwrap_or(Backend::Hypervisor), bytes);
 }
 
 fn write_to(backend: Backend, bytes: &[u8]) {
@@ -48,11 +55,17 @@ fn write_to(backend: Backend, bytes: &[u8]) {
         Backend::Hypervisor => {
             let _ = hypercall::console_write(bytes);
         }
+        Backend::Ring(ring) => ring.write(bytes),
     }
 }
 
 /// Waits until the output has been taken, for a bounded time.
-pub fn flush() {}
+pub fn flush() {
+    let backend = BACKEND.try_lock().map(|backend| *backend);
+    if let Some(Backend::Ring(ring)) = backend {
+        ring.flush();
+    }
+}
 
 /// From now on output does not wait for locks.
 pub(crate) fn enter_panic() {

@@ -182,3 +182,8 @@ pub(crate) fn kick_boot_vcpu() {
         let _ = channel::send(EvtchnPort::new(port));
     }
 }
+
+/// Notifies the other end of a port that has no [`EventChannel`].
+pub(crate) fn notify_port(port: EvtchnPort) -> crate::hypercall::Result {
+    channel::send(port)
+}
