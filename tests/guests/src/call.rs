@@ -56,7 +56,11 @@ pub fn refused(what: &str, returned: i64, errno: Errno) -> Claim {
 
 /// Checks that a call answered some error, whichever.
 pub fn refused_somehow(what: &str, returned: i64) -> Claim {
-    if returned < 0 { Ok(()) } else { Err(Trouble::Failure(format!("{what} answered {returned}, not an error"))) }
+    if returned < 0 {
+        Ok(())
+    } else {
+        Err(Trouble::Failure(format!("{what} answered {returned}, not an error")))
+    }
 }
 
 /// Checks that a call worked and gives its value.
@@ -71,8 +75,7 @@ pub fn granted(what: &str, returned: i64) -> Claim<u64> {
 #[must_use]
 pub fn mmu_update(updates: &[MmuUpdate]) -> (i64, u32) {
     let mut done = 0_u32;
-    let args =
-        [address(updates), updates.len() as u64, address_mut(&mut done), u64::from(DomId::SELF.raw())];
+    let args = [address(updates), updates.len() as u64, address_mut(&mut done), u64::from(DomId::SELF.raw())];
     (call(Hypercall::MmuUpdate, args), done)
 }
 

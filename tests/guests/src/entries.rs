@@ -4,7 +4,7 @@ use crate::call;
 use crate::{Claim, Trouble};
 use core::sync::atomic::{AtomicU64, Ordering};
 use pv_abi::hypercall::Hypercall;
-use pv_guest_kernel::memory::pages::SharedPages;
+use pv_guest_kernel::memory::SharedPages;
 
 /// Words of one entry: op, result, six arguments.
 const WORDS: usize = 8;

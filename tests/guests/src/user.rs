@@ -1,8 +1,8 @@
 //! A user program of a few instructions, for claims about user mode.
 
 use crate::Claim;
-use pv_guest_kernel::arch::user::{UserExit, run, start_registers};
 use pv_guest_kernel::arch::trap::TrapFrame;
+use pv_guest_kernel::arch::user::{UserExit, run, start_registers};
 use pv_guest_kernel::memory::Prot;
 use pv_guest_kernel::memory::user::UserSpace;
 
@@ -25,7 +25,7 @@ impl Program {
     /// Loads machine code into a fresh address space.
     pub fn new(code: &[u8]) -> Claim<Self> {
         let mut space = UserSpace::new()?;
-        space.map(CODE, 1, Prot::ReadExec)?;
+        space.map(CODE, 1, Prot::ReadExecute)?;
         space.map(DATA, 1, Prot::ReadWrite)?;
         space.write(CODE, code)?;
         space.activate()?;

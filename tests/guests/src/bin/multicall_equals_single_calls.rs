@@ -8,7 +8,7 @@ use pv_abi::pte::Pte;
 use pv_guest_kernel::Context;
 use pv_guest_kernel::hypercall::Errno;
 use pv_guest_kernel::memory::Prot;
-use pv_guest_kernel::memory::pages::Pages;
+use pv_guest_kernel::memory::Pages;
 use pv_guest_kernel::memory::vmap::Range;
 use test_guests::entries::Entries;
 use test_guests::{Claim, Trouble, call, ensure_eq};

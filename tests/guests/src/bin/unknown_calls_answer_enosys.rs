@@ -10,8 +10,7 @@ use test_guests::{Claim, call, format};
 test_guests::claim!(unknown_calls_answer_enosys);
 
 /// Numbers without a call: gaps, beyond the table, beyond 32 bits.
-const NUMBERS: [u64; 14] =
-    [6, 11, 16, 43, 44, 47, 55, 63, 64, 127, 128, 0xffff_ffff, 1 << 32, u64::MAX];
+const NUMBERS: [u64; 14] = [6, 11, 16, 43, 44, 47, 55, 63, 64, 127, 128, 0xffff_ffff, 1 << 32, u64::MAX];
 
 /// An operation that no call has.
 const NO_OP: u64 = 99;

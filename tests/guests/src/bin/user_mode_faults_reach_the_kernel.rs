@@ -29,7 +29,14 @@ const CASES: [Case; 9] = [
     Case { name: "ud2", code: &[0x0f, 0x0b], vector: 6, error: 0, address: None, advance: 0 },
     Case { name: "int3", code: &[0xcc], vector: 3, error: 0, address: None, advance: 1 },
     Case { name: "int 0x80", code: &[0xcd, 0x80], vector: 0x80, error: 0, address: None, advance: 2 },
-    Case { name: "div by zero", code: &[0x31, 0xc9, 0xf7, 0xf1], vector: 0, error: 0, address: None, advance: 2 },
+    Case {
+        name: "div by zero",
+        code: &[0x31, 0xc9, 0xf7, 0xf1],
+        vector: 0,
+        error: 0,
+        address: None,
+        advance: 2,
+    },
     Case { name: "hlt", code: &[0xf4], vector: 13, error: 0, address: None, advance: 0 },
     Case { name: "cli", code: &[0xfa], vector: 13, error: 0, address: None, advance: 0 },
     // mov [0x600000], eax: nothing is mapped there
