@@ -35,6 +35,7 @@ pub mod hypercall;
 mod local;
 pub mod memory;
 mod panic;
+pub mod privileged;
 pub mod sched;
 pub mod shared;
 pub mod sync;

@@ -23,7 +23,7 @@ pub mod user;
 pub mod vmap;
 
 pub use p2m::{maddr_of, mfn_of, pfn_of, va_to_maddr, va_to_mfn};
-pub use pages::{Pages, SharedPages};
+pub use pages::{Area, Live, Pages, SharedPages};
 pub use vmap::{Mapping, map_mfn, map_mfns};
 
 use pv_abi::ids::Pfn;

@@ -1,0 +1,17 @@
+//! What only the control domain may do: devices and their interrupts, other domains and their memory.
+//!
+//! The hypervisor refuses all of it to anybody else, so a guest that calls these functions gets an error.
+//!
+//! | module | for |
+//! |---|---|
+//! | [`ports`] | I/O ports of a device |
+//! | [`dma`] | memory that a device reads and writes |
+//! | [`pirq`] | a device's interrupt line |
+//! | [`control`] | making, watching and ending domains (`domctl` and its company) |
+//! | [`host`] | facts about the machine and the hypervisor's log (`sysctl`) |
+
+pub mod control;
+pub mod dma;
+pub mod host;
+pub mod pirq;
+pub mod ports;

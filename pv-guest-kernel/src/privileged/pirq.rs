@@ -1,0 +1,92 @@
+//! Interrupt lines of devices, as events.
+
+#![expect(unsafe_code, reason = "physdev hypercalls with local structures")]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use pv_abi::evtchn::BindPirqFlags;
+use pv_abi::ids::DomId;
+use pv_abi::physdev::{
+    IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp, PhysdevSetupGsi,
+};
+
+use crate::event::{self, EventChannel};
+use crate::hypercall::{self, Result, Wire, address_of, table};
+
+/// `setup_gsi.triggering`: level.
+const LEVEL: u8 = 1;
+/// `setup_gsi.polarity`: active high.
+const ACTIVE_HIGH: u8 = 0;
+
+/// A line that is bound to an event channel.
+pub struct Irq {
+    pirq: u32,
+    channel: EventChannel,
+    needs_eoi: AtomicBool,
+}
+
+fn operate<T: Wire>(op: PhysdevOp, argument: &mut T) -> Result {
+    // SAFETY: each caller below passes the structure that belongs to the operation; none holds an address.
+    unsafe { table::physdev_op([op.raw().into(), address_of(&raw const *argument)]) }.map(drop)
+}
+
+impl Irq {
+    /// Binds a PCI INTx line. On a PC board these are level-triggered; the board's firmware wires them active high,
+    /// which the interrupt-source overrides say for the lines that PCI uses.
+    pub fn bind_pci_gsi(gsi: u32) -> Result<Self> {
+        let number = i32::try_from(gsi).map_err(|_| hypercall::Errno::Inval)?;
+        let mut setup = PhysdevSetupGsi {
+            gsi: number,
+            triggering: LEVEL,
+            polarity: ACTIVE_HIGH,
+            ..PhysdevSetupGsi::default()
+        };
+        match operate(PhysdevOp::SetupGsi, &mut setup) {
+            // The line may have been set up already, by firmware's tables.
+            Ok(()) | Err(hypercall::Errno::Exist) => {}
+            Err(error) => return Err(error),
+        }
+        let mut map = PhysdevMapPirq {
+            domid: DomId::SELF.raw(),
+            kind: MapPirqType::Gsi.raw(),
+            index: number,
+            pirq: number,
+            ..PhysdevMapPirq::default()
+        };
+        operate(PhysdevOp::MapPirq, &mut map)?;
+        let pirq = u32::try_from(map.pirq).map_err(|_| hypercall::Errno::Inval)?;
+        let channel = event::bind_pirq(pirq, BindPirqFlags::WILL_SHARE)?;
+        let irq = Self { pirq, channel, needs_eoi: AtomicBool::new(true) };
+        irq.learn_eoi()?;
+        // A line that was up before it was bound would never rise again.
+        irq.eoi();
+        Ok(irq)
+    }
+
+    fn learn_eoi(&self) -> Result {
+        let mut query = PhysdevIrqStatusQuery { irq: self.pirq, flags: 0 };
+        operate(PhysdevOp::IrqStatusQuery, &mut query)?;
+        let needs = IrqStatus::from_bits_retain(query.flags).contains(IrqStatus::NEEDS_EOI);
+        self.needs_eoi.store(needs, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for the line to fire.
+    pub async fn wait(&self) {
+        self.channel.wait().await;
+    }
+
+    /// Says that the devices on the line have been served, so that it may fire again.
+    pub fn eoi(&self) {
+        if self.needs_eoi.load(Ordering::Relaxed) {
+            // There is no other way to go on if the hypervisor refuses.
+            let _ = operate(PhysdevOp::Eoi, &mut PhysdevEoi { irq: self.pirq });
+        }
+    }
+
+    /// The line's number in the hypervisor.
+    #[must_use]
+    pub const fn number(&self) -> u32 {
+        self.pirq
+    }
+}
