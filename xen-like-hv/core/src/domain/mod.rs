@@ -12,10 +12,11 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::SeqCst;
-use core::sync::atomic::{AtomicBool, AtomicU32};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use hv_sync::{RwLock, SpinLock, rank};
 use pv_abi::ids::{DomId, Mfn, VcpuId};
+use pv_abi::vm_assist::VmAssist;
 
 use crate::access::Privilege;
 use crate::evtchn::DomainEvents;
@@ -26,6 +27,7 @@ use crate::vcpu::Vcpu;
 
 pub mod lifecycle;
 pub mod notify;
+pub mod vcpu_info;
 
 /// A domain: one part per room that has something to say about it.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct Domain {
     dying: AtomicBool,
     /// vcpus that poll, so that an event's sender looks for them only where there are some.
     pub polling: AtomicU32,
+    /// Behaviours it has switched on, by [`VmAssist`] as bit.
+    assists: AtomicU64,
 }
 
 /// State that only slow paths touch, under [`rank::DOMAIN`].
@@ -67,6 +71,8 @@ pub struct DomainSlow {
     pub shutdown: Option<u32>,
     /// The reason that it announced with `SCHEDOP_shutdown_code`.
     pub announced: Option<u32>,
+    /// Watchdogs in use, by bit.
+    pub watchdogs: u8,
 }
 
 impl Domain {
@@ -85,6 +91,7 @@ impl Domain {
             slow: new_slow([0; 16]),
             dying: AtomicBool::new(false),
             polling: AtomicU32::new(0),
+            assists: AtomicU64::new(0),
         }
     }
 
@@ -106,12 +113,38 @@ impl Domain {
         self.dying.load(SeqCst)
     }
 
+    /// Whether it has switched a behaviour on.
+    #[must_use]
+    pub fn has_assist(&self, kind: VmAssist) -> bool {
+        self.assists.load(SeqCst) >> kind.raw() & 1 != 0
+    }
+
+    /// Switches a behaviour on or off for all its vcpus.
+    pub fn set_assist(&self, kind: VmAssist, on: bool) {
+        let bit = 1 << kind.raw();
+        if on {
+            self.assists.fetch_or(bit, SeqCst);
+        } else {
+            self.assists.fetch_and(!bit, SeqCst);
+        }
+        if kind == VmAssist::RunstateUpdateFlag {
+            self.each_vcpu().for_each(|v| v.sched.areas.set_mark_updates(on));
+        }
+    }
+
+    /// All behaviours, as in `vcpu_guest_context.vm_assist`.
+    #[must_use]
+    pub fn assists(&self) -> u64 {
+        self.assists.load(SeqCst)
+    }
+
     /// Adds a vcpu, down and uninitialised, with the next number.
     pub fn add_vcpu(self: &Arc<Self>) -> Arc<Vcpu> {
         let weak: Weak<Self> = Arc::downgrade(self);
         let mut vcpus = self.vcpus.write();
         let id = VcpuId::new(u32::try_from(vcpus.len()).unwrap_or(u32::MAX));
         let v = Arc::new(Vcpu::new(&weak, self.id, id));
+        v.sched.areas.set_mark_updates(self.has_assist(VmAssist::RunstateUpdateFlag));
         vcpus.push(v.clone());
         v
     }

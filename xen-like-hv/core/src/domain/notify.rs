@@ -2,6 +2,10 @@
 
 use alloc::sync::Arc;
 
+use pv_abi::errno::Errno;
+use pv_abi::ids::EvtchnPort;
+
+use crate::domain::Domain;
 use crate::hv::Hypervisor;
 use crate::port::Machine;
 use crate::vcpu::Vcpu;
@@ -14,4 +18,13 @@ pub(crate) fn timer<M: Machine>(hv: &Hypervisor, m: &M, v: &Arc<Vcpu>) {
 /// `VIRQ_DOM_EXC` to the domain that looks after others.
 pub(crate) fn domain_exception<M: Machine>(hv: &Hypervisor, m: &M) {
     let _ = (hv, m);
+}
+
+/// Whether an event is pending on a port.
+///
+/// # Errors
+/// `EINVAL` for a port that the domain does not have.
+pub(crate) fn port_is_pending<M: Machine>(m: &M, dom: &Domain, port: EvtchnPort) -> Result<bool, Errno> {
+    let _ = (m, dom, port);
+    Err(Errno::Inval)
 }

@@ -7,6 +7,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
+use pv_abi::vm_assist::VmAssist;
 
 use super::{EventMasking, GuestBroken, GuestMode, switch_mode};
 use crate::cx::Cx;
@@ -103,7 +104,7 @@ fn build<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool, extra: 
     if !was_masked {
         flags |= RFLAGS_IF;
     }
-    if cx.dom.mm.architectural_iopl() {
+    if cx.dom.has_assist(VmAssist::ArchitecturalIopl) {
         flags |= cx.vcpu.entry.iopl.load(Relaxed);
     }
     let mut f = Frame::new();

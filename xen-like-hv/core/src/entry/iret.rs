@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
 use pv_abi::trap::{IretFlags, IretFrame};
+use pv_abi::vm_assist::VmAssist;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{GuestMode, switch_mode};
@@ -32,7 +33,7 @@ pub fn iret<M: Machine>(cx: &mut Cx<'_, M>) -> HypercallResult {
     if frame.cs & 3 == 3 {
         switch_mode(cx.m, cx.vcpu, GuestMode::User).map_err(|e| Exit::Crash(e.0))?;
     }
-    if cx.dom.mm.architectural_iopl() {
+    if cx.dom.has_assist(VmAssist::ArchitecturalIopl) {
         cx.vcpu.entry.iopl.store(frame.rflags & RFLAGS_IOPL, Relaxed);
     }
     cx.vcpu.entry.nmi_masked.store(false, Relaxed);

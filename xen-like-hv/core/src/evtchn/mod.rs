@@ -35,6 +35,19 @@ impl VcpuEvents {
         self.info.store(mfn.to_maddr().raw() | offset, Relaxed);
     }
 
+    /// Where `vcpu_info` lies: frame and offset.
+    #[must_use]
+    pub fn info_location(&self) -> Option<(Mfn, u32)> {
+        let info = self.info.load(Relaxed);
+        let offset = u32::try_from(info & 0xfff).unwrap_or(0);
+        (info != 0).then(|| (Mfn::new(info >> 12), offset))
+    }
+
+    /// Forgets where `vcpu_info` lies.
+    pub fn clear_info(&self) {
+        self.info.store(0, Relaxed);
+    }
+
     /// Word `n` of `vcpu_info`.
     fn word<'m>(&self, m: &'m impl Frames, n: usize) -> Option<&'m AtomicU64> {
         let info = self.info.load(Relaxed);

@@ -4,8 +4,18 @@
 //! registers and RIP on the SYSCALL instruction, so that the guest issues it again; no state of it is kept here.
 //! Calls from guest user mode never arrive: the entry bounces them to the guest's kernel.
 
+pub mod callback_op;
+pub mod console_io;
+pub mod debugreg;
 pub mod guest_ptr;
 pub mod multicall;
+pub mod sched_op;
+pub mod segment;
+pub mod timer;
+pub mod trap_table;
+pub mod vcpu_op;
+pub mod version;
+pub mod vm_assist;
 
 pub use guest_ptr::GuestPtr;
 
@@ -61,9 +71,34 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::Iret => entry::iret::iret(cx),
         // A batch inside a batch is refused: its progress would have nowhere to be kept.
         Hypercall::Multicall => Err(Exit::Err(Errno::Inval)),
-        _ => {
-            let _ = args;
-            Err(Exit::Err(Errno::NoSys))
-        }
+        Hypercall::SetTrapTable => trap_table::set_trap_table(cx, args),
+        Hypercall::StackSwitch => segment::stack_switch(cx, args),
+        Hypercall::SetCallbacks => callback_op::set_callbacks(cx, args),
+        Hypercall::FpuTaskswitch => segment::fpu_taskswitch(cx, args),
+        Hypercall::SetDebugreg => debugreg::set_debugreg(cx, args),
+        Hypercall::GetDebugreg => debugreg::get_debugreg(cx, args),
+        Hypercall::SetTimerOp => timer::set_timer_op(cx, args),
+        Hypercall::XenVersion => version::xen_version(cx, args),
+        Hypercall::ConsoleIo => console_io::console_io(cx, args),
+        Hypercall::VmAssist => vm_assist::vm_assist(cx, args),
+        Hypercall::VcpuOp => vcpu_op::vcpu_op(cx, args),
+        Hypercall::SetSegmentBase => segment::set_segment_base(cx, args),
+        Hypercall::NmiOp => callback_op::nmi_op(cx, args),
+        Hypercall::SchedOp => sched_op::sched_op(cx, args),
+        Hypercall::CallbackOp => callback_op::callback_op(cx, args),
+        // Not here yet.
+        Hypercall::MmuUpdate
+        | Hypercall::SetGdt
+        | Hypercall::PlatformOp
+        | Hypercall::UpdateDescriptor
+        | Hypercall::MemoryOp
+        | Hypercall::UpdateVaMapping
+        | Hypercall::GrantTableOp
+        | Hypercall::UpdateVaMappingOtherdomain
+        | Hypercall::MmuextOp
+        | Hypercall::EventChannelOp
+        | Hypercall::PhysdevOp
+        | Hypercall::Sysctl
+        | Hypercall::Domctl => Err(Exit::Err(Errno::NoSys)),
     }
 }

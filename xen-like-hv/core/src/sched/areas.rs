@@ -6,7 +6,7 @@
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
-use pv_abi::ids::GuestVa;
+use pv_abi::ids::{GuestVa, Mfn};
 use pv_abi::shared_info::PvclockFlags;
 use pv_abi::vcpu::{RUNSTATE_UPDATE, VcpuRunstateInfo};
 use zerocopy::IntoBytes;
@@ -24,6 +24,8 @@ pub struct Areas {
     mark_updates: AtomicBool,
     /// Version of the last time published; even.
     time_version: AtomicU32,
+    /// The frame of a registered `vcpu_info`, which holds a writable reference; 0 is none.
+    info_frame: AtomicU64,
 }
 
 impl Areas {
@@ -40,6 +42,22 @@ impl Areas {
     /// Switches the update mark on or off (`VMASST_TYPE_runstate_update_flag`).
     pub fn set_mark_updates(&self, on: bool) {
         self.mark_updates.store(on, Relaxed);
+    }
+
+    /// The frame of a registered `vcpu_info`.
+    #[must_use]
+    pub fn info_frame(&self) -> Option<Mfn> {
+        Some(self.info_frame.load(Relaxed)).filter(|&raw| raw != 0).map(Mfn::new)
+    }
+
+    /// Notes the frame of a registered `vcpu_info`, with its reference.
+    pub(crate) fn set_info_frame(&self, mfn: Option<Mfn>) {
+        self.info_frame.store(mfn.map_or(0, Mfn::raw), Relaxed);
+    }
+
+    /// Hands the frame and its reference to the caller.
+    pub(crate) fn take_info_frame(&self) -> Option<Mfn> {
+        Some(self.info_frame.swap(0, Relaxed)).filter(|&raw| raw != 0).map(Mfn::new)
     }
 
     /// Forgets both areas.
@@ -110,28 +128,41 @@ fn time_words(version: u32, scale: &PvClockScale) -> [u64; 4] {
     ]
 }
 
-/// Publishes the clock of `v`, whose page tables are loaded: in `vcpu_info` and in the second area.
+/// Publishes the clock of `v` in its `vcpu_info`; returns the words.
 ///
 /// The version is odd while the other words change, and different from before afterwards; the guest retries on either.
-pub fn publish_time(m: &(impl Frames + Clock + GuestMem + Cpu), v: &Vcpu) {
-    let areas = &v.sched.areas;
-    let scale = m.pvclock_scale();
-    let version = areas.time_version.load(Relaxed).wrapping_add(2);
-    areas.time_version.store(version, Relaxed);
-    let words = time_words(version, &scale);
+fn store_clock(m: &(impl Frames + Clock), v: &Vcpu) -> [u64; 4] {
+    let version = v.sched.areas.time_version.fetch_add(2, Relaxed).wrapping_add(2);
+    let words = time_words(version, &m.pvclock_scale());
     v.events.store_time(m, words);
-    let va = areas.time.load(Relaxed);
+    words
+}
+
+/// Publishes the clock of `v`, whose page tables are loaded: in `vcpu_info` and in the second area.
+pub fn publish_time(m: &(impl Frames + Clock + GuestMem + Cpu), v: &Vcpu) {
+    let words = store_clock(m, v);
+    let va = v.sched.areas.time.load(Relaxed);
     if va != 0 {
-        on_kernel_tables(m, v, || write_time(m, va, version, &words));
+        on_kernel_tables(m, v, || write_time(m, va, &words));
     }
 }
 
-fn write_time(m: &impl GuestMem, va: u64, version: u32, words: &[u64; 4]) {
-    let odd = version.wrapping_sub(1);
+/// Publishes the clock of another vcpu of the calling domain, on the page tables of the caller's kernel.
+pub fn publish_time_of_other(m: &(impl Frames + Clock + GuestMem), v: &Vcpu) {
+    let words = store_clock(m, v);
+    let va = v.sched.areas.time.load(Relaxed);
+    if va != 0 {
+        write_time(m, va, &words);
+    }
+}
+
+fn write_time(m: &impl GuestMem, va: u64, words: &[u64; 4]) {
+    // The version is the low half of the first word; padding follows.
+    let odd = words[0].wrapping_sub(1);
     let at = GuestVa::new(va);
     let Some(rest_at) = at.checked_add(8) else { return };
     if m.copy_to_guest(at, odd.as_bytes()).is_ok() && m.copy_to_guest(rest_at, words[1..].as_bytes()).is_ok()
     {
-        let _skipped = m.copy_to_guest(at, version.as_bytes());
+        let _skipped = m.copy_to_guest(at, words[0].as_bytes());
     }
 }

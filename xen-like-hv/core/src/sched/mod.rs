@@ -40,7 +40,7 @@ use hv_sync::{Guard, lock_pair};
 use pv_abi::ids::PcpuId;
 use pv_abi::vcpu::Runstate;
 
-pub use self::areas::{publish_runstate, publish_time};
+pub use self::areas::{publish_runstate, publish_time, publish_time_of_other};
 use self::heap::Item;
 use self::policy::{Fair, Policy};
 use self::queue::{NEVER, Queue, RunQueue};
