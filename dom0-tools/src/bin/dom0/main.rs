@@ -1,2 +1,49 @@
-//! dom0.
+//! dom0: a kernel on the SDK with every service inside.
+//!
+//! It drives the machine's virtio devices, keeps xenstore, serves guests' consoles and disks, makes and ends
+//! domains, and takes commands in its shell and over the control channel. It uses the public hypercalls alone.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pci`], [`irq`], [`virtio`] | the machine's devices |
+//! | [`volume`] | the FAT volume on the first disk |
+//! | [`tty`], [`session`], [`shell`], [`ctl`] | users: at the console and over the control channel |
+//! | [`commands`] | what they may ask for |
+//! | [`hv`] | hypercalls for the toolstack |
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(any(target_os = "none", clippy))]
+extern crate alloc;
+
+#[cfg(any(target_os = "none", clippy))]
+mod boot;
+#[cfg(any(target_os = "none", clippy))]
+mod commands;
+#[cfg(any(target_os = "none", clippy))]
+mod ctl;
+#[cfg(any(target_os = "none", clippy))]
+mod hv;
+#[cfg(any(target_os = "none", clippy))]
+mod irq;
+#[cfg(any(target_os = "none", clippy))]
+mod machine;
+#[cfg(any(target_os = "none", clippy))]
+mod pci;
+#[cfg(any(target_os = "none", clippy))]
+mod session;
+#[cfg(any(target_os = "none", clippy))]
+mod shell;
+#[cfg(any(target_os = "none", clippy))]
+mod sync;
+#[cfg(any(target_os = "none", clippy))]
+mod tty;
+#[cfg(any(target_os = "none", clippy))]
+mod virtio;
+#[cfg(any(target_os = "none", clippy))]
+mod volume;
+
+#[cfg(target_os = "none")]
+pv_guest_kernel::entry!(boot::kernel);
+
+#[cfg(not(target_os = "none"))]
 fn main() {}

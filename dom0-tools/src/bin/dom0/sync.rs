@@ -1,0 +1,87 @@
+//! What tasks share beyond the SDK's primitives: a list of waiting tasks and a bounded byte pipe.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+/// Wakers of everybody who waits for one thing. All are woken: one of them may belong to a future that is gone.
+#[derive(Default)]
+pub(crate) struct Waiters(RefCell<Vec<Waker>>);
+
+impl Waiters {
+    /// Nobody waits.
+    pub(crate) const fn new() -> Self {
+        Self(RefCell::new(Vec::new()))
+    }
+
+    /// Remembers a task.
+    pub(crate) fn add(&self, waker: &Waker) {
+        let mut list = self.0.borrow_mut();
+        if !list.iter().any(|known| known.will_wake(waker)) {
+            list.push(waker.clone());
+        }
+    }
+
+    /// Wakes everybody.
+    pub(crate) fn wake(&self) {
+        let list = core::mem::take(&mut *self.0.borrow_mut());
+        list.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Bytes on their way from one task to another. What does not fit pushes out what is oldest, so that a writer
+/// never waits for a reader that went away.
+pub(crate) struct Pipe {
+    bytes: RefCell<VecDeque<u8>>,
+    limit: usize,
+    closed: Cell<bool>,
+    waiters: Waiters,
+}
+
+impl Pipe {
+    /// An empty pipe that keeps up to `limit` bytes.
+    pub(crate) const fn new(limit: usize) -> Self {
+        Self {
+            bytes: RefCell::new(VecDeque::new()),
+            limit,
+            closed: Cell::new(false),
+            waiters: Waiters::new(),
+        }
+    }
+
+    /// Adds bytes.
+    pub(crate) fn push(&self, bytes: &[u8]) {
+        let mut queue = self.bytes.borrow_mut();
+        queue.extend(bytes);
+        let excess = queue.len().saturating_sub(self.limit);
+        queue.drain(..excess);
+        drop(queue);
+        self.waiters.wake();
+    }
+
+    /// Nothing more will come; a reader gets what is left and then nothing.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        self.waiters.wake();
+    }
+
+    /// Whether the writer is through.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Waits for bytes; an empty vector says that the pipe is closed.
+    pub(crate) async fn read(&self) -> Vec<u8> {
+        poll_fn(|cx| {
+            let mut queue = self.bytes.borrow_mut();
+            if queue.is_empty() && !self.closed.get() {
+                self.waiters.add(cx.waker());
+                return Poll::Pending;
+            }
+            Poll::Ready(queue.drain(..).collect())
+        })
+        .await
+    }
+}

@@ -1,0 +1,350 @@
+//! virtio disks: many requests in flight, each a future that ends when the device has answered.
+//!
+//! A request in flight owns one page that the device reads and writes: request header, status byte and the
+//! table of its segments. It also holds what its caller gave it to hold (a buffer, a granted mapping), so that
+//! memory stays where it is until the device is done with it, even when the caller went away.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::cell::RefCell;
+use core::task::{Poll, Waker};
+
+use pv_abi::frame::PAGE_SIZE;
+use pv_abi::ids::MachAddr;
+use pv_guest_kernel::privileged::dma::DmaBuf;
+
+use super::queue::{Buffer, DESC_NEXT, DESC_WRITE, Queue, write_desc};
+use super::{InitError, Transport};
+use crate::irq::Interrupt;
+use crate::pci::{ConfigSpace, Function};
+
+/// Bytes of a sector in every request, whatever the disk's own block size.
+pub(crate) const SECTOR_BYTES: u64 = 512;
+/// Most requests in flight per disk.
+const DEPTH: u16 = 64;
+/// Most segments of one request: what a page holds behind the header, rounded.
+pub(crate) const MAX_SEGMENTS: usize = 128;
+
+const FEATURE_SEG_MAX: u32 = 1 << 2;
+const FEATURE_READ_ONLY: u32 = 1 << 5;
+const FEATURE_FLUSH: u32 = 1 << 9;
+const FEATURE_INDIRECT: u32 = 1 << 28;
+
+const CONFIG_CAPACITY: u16 = 0;
+const CONFIG_SEG_MAX: u16 = 12;
+
+const TYPE_IN: u32 = 0;
+const TYPE_OUT: u32 = 1;
+const TYPE_FLUSH: u32 = 4;
+
+const HEADER_BYTES: u32 = 16;
+const STATUS_OFFSET: usize = 16;
+const TABLE_OFFSET: usize = 32;
+const DESC_BYTES: usize = 16;
+const STATUS_OK: u8 = 0;
+const STATUS_UNSUPPORTED: u8 = 2;
+/// What the status byte holds until the device has written it.
+const STATUS_PENDING: u8 = 0xff;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Disk to memory.
+    Read,
+    /// Memory to disk.
+    Write,
+    /// What was written reaches stable storage.
+    Flush,
+}
+
+/// A run of machine memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    /// Where it starts.
+    pub(crate) addr: MachAddr,
+    /// Bytes.
+    pub(crate) len: u32,
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskError {
+    /// Beyond the end, not whole sectors, or too many segments.
+    Range,
+    /// A write to a read-only disk.
+    ReadOnly,
+    /// The device does not know the request.
+    Unsupported,
+    /// The device reports an error.
+    Io,
+    /// No memory for the transfer.
+    NoMemory,
+}
+
+impl core::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Range => "request outside the disk",
+            Self::ReadOnly => "the disk is read-only",
+            Self::Unsupported => "not supported by the disk",
+            Self::Io => "I/O error",
+            Self::NoMemory => "out of memory",
+        })
+    }
+}
+
+struct Slot {
+    page: DmaBuf,
+    result: Option<Result<(), DiskError>>,
+    waker: Option<Waker>,
+    hold: Option<Box<dyn Any>>,
+    /// The future was dropped: whoever completes the request recycles the descriptor.
+    orphan: bool,
+}
+
+struct Inner {
+    queue: Queue,
+    slots: Vec<Slot>,
+    waiting: Vec<Waker>,
+}
+
+/// A disk.
+pub(crate) struct Disk {
+    name: String,
+    transport: Transport,
+    inner: RefCell<Inner>,
+    sectors: u64,
+    read_only: bool,
+    flush: bool,
+    max_segments: usize,
+}
+
+impl Disk {
+    /// Sets the device up. The caller gives it to the device's interrupt line.
+    pub(crate) fn new(
+        name: String,
+        config: &ConfigSpace,
+        function: &Function,
+    ) -> Result<Rc<Self>, InitError> {
+        let (transport, offered) = Transport::start(config, function)?;
+        if offered & FEATURE_INDIRECT == 0 {
+            transport.fail();
+            return Err(InitError::MissingFeature("indirect descriptors"));
+        }
+        let wanted = FEATURE_SEG_MAX | FEATURE_READ_ONLY | FEATURE_FLUSH | FEATURE_INDIRECT;
+        transport.accept(offered & wanted);
+        let queue = transport.queue(0, DEPTH)?;
+        let slots: Option<Vec<Slot>> = (0..queue.depth()).map(|_| Slot::new()).collect();
+        let slots = slots.ok_or(InitError::Queue(super::queue::QueueError::NoMemory))?;
+        let sectors = u64::from(transport.config_u32(CONFIG_CAPACITY))
+            | u64::from(transport.config_u32(CONFIG_CAPACITY + 4)) << 32;
+        let device_segments = match offered & FEATURE_SEG_MAX {
+            0 => 1,
+            _ => usize::try_from(transport.config_u32(CONFIG_SEG_MAX)).unwrap_or(1).max(1),
+        };
+        transport.run();
+        Ok(Rc::new(Self {
+            name,
+            transport,
+            inner: RefCell::new(Inner { queue, slots, waiting: Vec::new() }),
+            sectors,
+            read_only: offered & FEATURE_READ_ONLY != 0,
+            flush: offered & FEATURE_FLUSH != 0,
+            max_segments: device_segments.min(MAX_SEGMENTS),
+        }))
+    }
+
+    /// `vda` and so on.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Size in sectors of 512 bytes.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// Whether the machine gave us this disk for reading alone.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Most segments a request may have.
+    pub(crate) fn max_segments(&self) -> usize {
+        self.max_segments
+    }
+
+    fn check(&self, op: Op, sector: u64, segments: &[Segment]) -> Result<(), DiskError> {
+        if op == Op::Flush {
+            return Ok(());
+        }
+        if op == Op::Write && self.read_only {
+            return Err(DiskError::ReadOnly);
+        }
+        let bytes: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
+        let end = sector.checked_add(bytes / SECTOR_BYTES).ok_or(DiskError::Range)?;
+        let whole = segments.iter().all(|s| s.len != 0 && u64::from(s.len) % SECTOR_BYTES == 0);
+        let fits = segments.len() <= self.max_segments && !segments.is_empty();
+        if whole && fits && end <= self.sectors { Ok(()) } else { Err(DiskError::Range) }
+    }
+
+    /// Runs one request. `hold` is kept until the device is done with the segments.
+    pub(crate) async fn request(
+        &self,
+        op: Op,
+        sector: u64,
+        segments: &[Segment],
+        hold: Box<dyn Any>,
+    ) -> Result<(), DiskError> {
+        self.check(op, sector, segments)?;
+        if op == Op::Flush && !self.flush {
+            // Without the feature the device writes through.
+            return Ok(());
+        }
+        let id = core::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            match inner.queue.claim() {
+                Some(id) => Poll::Ready(id),
+                None => {
+                    inner.waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        self.submit(id, op, sector, segments, hold);
+        InFlight { disk: self, id }.await
+    }
+
+    fn submit(&self, id: u16, op: Op, sector: u64, segments: &[Segment], hold: Box<dyn Any>) {
+        let mut inner = self.inner.borrow_mut();
+        let Inner { queue, slots, .. } = &mut *inner;
+        let Some(slot) = slots.get_mut(usize::from(id)) else { return };
+        let bytes = slot.write_request(op, sector, segments);
+        slot.hold = Some(hold);
+        let table = slot.page.maddr_at(TABLE_OFFSET);
+        queue.publish(id, &Buffer::Indirect(table, bytes));
+        if queue.needs_notify() {
+            self.transport.notify(queue.index());
+        }
+    }
+}
+
+impl Interrupt for Disk {
+    fn interrupt(&self) {
+        // Reading the cause makes the line fall; what is completed after this raises it again.
+        self.transport.take_isr();
+        let mut inner = self.inner.borrow_mut();
+        while let Some((id, _)) = inner.queue.pop() {
+            inner.finish(id);
+        }
+    }
+}
+
+impl Inner {
+    /// The device answered request `id`.
+    fn finish(&mut self, id: u16) {
+        let Some(slot) = self.slots.get_mut(usize::from(id)) else { return };
+        slot.hold = None;
+        if core::mem::take(&mut slot.orphan) {
+            self.release(id);
+            return;
+        }
+        slot.result = Some(match slot.page.read_u8(STATUS_OFFSET) {
+            STATUS_OK => Ok(()),
+            STATUS_UNSUPPORTED => Err(DiskError::Unsupported),
+            _ => Err(DiskError::Io),
+        });
+        if let Some(waker) = slot.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn release(&mut self, id: u16) {
+        self.queue.release(id);
+        // All of them: the first may belong to a future that is gone.
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl Slot {
+    fn new() -> Option<Self> {
+        let page = DmaBuf::alloc(PAGE_SIZE)?;
+        Some(Self { page, result: None, waker: None, hold: None, orphan: false })
+    }
+
+    /// Fills header and table; returns the table's bytes.
+    fn write_request(&mut self, op: Op, sector: u64, segments: &[Segment]) -> u32 {
+        let (kind, data_flags) = match op {
+            Op::Read => (TYPE_IN, DESC_WRITE),
+            Op::Write => (TYPE_OUT, 0),
+            Op::Flush => (TYPE_FLUSH, 0),
+        };
+        self.result = None;
+        self.waker = None;
+        self.page.write_u32(0, kind);
+        self.page.write_u32(4, 0);
+        self.page.write_u64(8, sector);
+        self.page.write_u8(STATUS_OFFSET, STATUS_PENDING);
+        let mut table = Table { page: &self.page, next: 0 };
+        table.add(self.page.maddr(), HEADER_BYTES, DESC_NEXT);
+        for segment in segments {
+            table.add(segment.addr, segment.len, DESC_NEXT | data_flags);
+        }
+        table.add(self.page.maddr_at(STATUS_OFFSET), 1, DESC_WRITE);
+        u32::from(table.next) * 16
+    }
+}
+
+/// An indirect table being written.
+struct Table<'a> {
+    page: &'a DmaBuf,
+    next: u16,
+}
+
+impl Table<'_> {
+    fn add(&mut self, addr: MachAddr, len: u32, flags: u16) {
+        let offset = TABLE_OFFSET + DESC_BYTES * usize::from(self.next);
+        self.next += 1;
+        write_desc(self.page, offset, addr, len, flags, self.next);
+    }
+}
+
+/// A request that the device has.
+struct InFlight<'a> {
+    disk: &'a Disk,
+    id: u16,
+}
+
+impl Future for InFlight<'_> {
+    type Output = Result<(), DiskError>;
+
+    fn poll(self: core::pin::Pin<&mut Self>, cx: &mut core::task::Context<'_>) -> Poll<Self::Output> {
+        let mut inner = self.disk.inner.borrow_mut();
+        let Some(slot) = inner.slots.get_mut(usize::from(self.id)) else {
+            return Poll::Ready(Err(DiskError::Io));
+        };
+        match slot.result {
+            Some(result) => Poll::Ready(result),
+            None => {
+                slot.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.disk.inner.borrow_mut();
+        let Some(slot) = inner.slots.get_mut(usize::from(self.id)) else { return };
+        if slot.result.take().is_some() {
+            inner.release(self.id);
+        } else {
+            slot.orphan = true;
+        }
+    }
+}
