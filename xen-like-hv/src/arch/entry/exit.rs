@@ -7,7 +7,8 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-use hv_core::port::{Clock, Cpu};
+use hv_core::port::Cpu;
+use hv_core::sched::{publish_runstate, publish_time};
 use hv_core::vcpu::Vcpu;
 use hv_core::{Hypervisor, UserRegs};
 
@@ -26,8 +27,7 @@ extern "C" fn exit_work(regs: &mut UserRegs) {
     loop {
         let todo = cpu_info().work.swap(0, AcqRel);
         interrupts(hv, m, todo);
-        let gone = current().is_none_or(|c| !hv.sched.may_run(&c.vcpu));
-        if todo & work::RESCHED != 0 || gone {
+        if todo & work::RESCHED != 0 || current().is_none() || hv.sched.resched_needed(m.pcpu()) {
             schedule(hv, m, regs);
         }
         if let Some(c) = current() {
@@ -43,23 +43,20 @@ extern "C" fn exit_work(regs: &mut UserRegs) {
 /// What interrupt handlers left for later.
 fn interrupts(hv: &Hypervisor, m: &Metal, todo: u32) {
     if todo & work::TIMER != 0 {
-        hv.sched.run_timers(hv, m);
-        m.set_deadline(hv.sched.next_deadline(m.pcpu()));
+        hv_core::sched::run_timers(hv, m, m.pcpu());
     }
     if todo & work::PIRQ != 0 {
         crate::arch::irq::deliver_pirqs(hv, m);
     }
     if todo & work::CONSOLE != 0 {
-        hv_core::evtchn::send_global_virq(hv, m, hv_core::evtchn::VIRQ_CONSOLE);
+        hv_core::domain::notify::console(hv, m);
     }
 }
 
 /// Chooses who runs next, waiting for somebody where nobody can, and loads it.
 fn schedule(hv: &Hypervisor, m: &Metal, regs: &mut UserRegs) {
     loop {
-        let next = hv.sched.pick_next(m);
-        m.set_deadline(hv.sched.next_deadline(m.pcpu()));
-        let Some(next) = next else {
+        let Some(next) = hv.sched.pick_next(m, m.pcpu()) else {
             switch_away(hv, m, regs);
             idle(hv, m);
             continue;
@@ -78,6 +75,7 @@ fn schedule(hv: &Hypervisor, m: &Metal, regs: &mut UserRegs) {
 fn switch_away(hv: &Hypervisor, m: &Metal, regs: &UserRegs) {
     let Some(former) = replace(None) else { return };
     context::clear_upcall_word();
+    publish_runstate(m, &former.vcpu);
     context::save(m, &former.vcpu, regs);
     crate::arch::mm::load_idle_root();
     hv.sched.context_saved(m, &former.vcpu);
@@ -87,7 +85,8 @@ fn switch_away(hv: &Hypervisor, m: &Metal, regs: &UserRegs) {
 fn switch_to(m: &Metal, next: Arc<Vcpu>, regs: &mut UserRegs) -> bool {
     let Some(dom) = next.domain() else { return false };
     context::load(m, &next, regs);
-    hv_core::sched::on_switch_in(m, &dom, &next);
+    publish_time(m, &next);
+    publish_runstate(m, &next);
     replace(Some(Current { dom, vcpu: next }));
     true
 }

@@ -28,7 +28,7 @@ fn context<'a>(regs: &'a mut UserRegs, current: &'a Current) -> Option<Cx<'a, Me
 /// A guest that cannot go on is crashed; its registers are the record of why.
 fn settle(cx: &mut Cx<'_, Metal>, result: Result<(), GuestBroken>) {
     if let Err(GuestBroken(why)) = result {
-        hv_core::domain::crash(cx, why);
+        hv_core::domain::lifecycle::crash(cx.hv, cx.m, cx.vcpu, cx.regs, why);
         cpu_info().work.fetch_or(work::RESCHED, Relaxed);
     }
 }
