@@ -17,7 +17,7 @@
 
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64};
 
 use hv_sync::{SpinLock, rank};
 
@@ -168,8 +168,6 @@ pub struct VcpuEntry {
     pub nmi_masked: AtomicBool,
     /// Descriptor tables.
     pub tables: SpinLock<descriptors::DescriptorTables>,
-    /// Entries in the LDT window, read by the context switch without the lock.
-    pub ldt_entries: AtomicU32,
 }
 
 impl Default for VcpuEntry {
@@ -198,7 +196,6 @@ impl Default for VcpuEntry {
             nmi_pending: AtomicBool::new(false),
             nmi_masked: AtomicBool::new(false),
             tables: SpinLock::new(rank::VCPU, descriptors::DescriptorTables::default()),
-            ldt_entries: AtomicU32::new(0),
         }
     }
 }
