@@ -352,3 +352,49 @@ impl Power for FakeMachine {
         self.effects.lock().shutdowns.push(reason);
     }
 }
+
+/// A hypervisor over a [`FakeMachine`], for tests.
+#[derive(Debug)]
+pub struct FakeWorld {
+    /// All state.
+    pub hv: crate::Hypervisor,
+    /// The machine.
+    pub m: FakeMachine,
+}
+
+impl FakeWorld {
+    /// A world of `nr_frames` frames, two pcpus and no domain.
+    #[must_use]
+    pub fn new(nr_frames: usize) -> Self {
+        let pages: Vec<_> = (0..nr_frames).map(|_| crate::frame::PageInfo::new()).collect();
+        let frames = crate::frame::FrameTable::new(Box::leak(pages.into_boxed_slice()));
+        frames.add_free_range(Mfn::new(1), Mfn::new(u64::try_from(nr_frames).unwrap_or(0)));
+        let hv = crate::Hypervisor {
+            platform: crate::hv::Platform { nr_pcpus: 2, ..Default::default() },
+            frames,
+            domains: crate::domain::DomainTable::default(),
+            sched: crate::sched::Scheduler::new(2),
+        };
+        Self { hv, m: FakeMachine::new(nr_frames) }
+    }
+
+    /// Adds a domain of one vcpu that may have `max_pages` frames; its `vcpu_info` is the first of its `shared_info`.
+    ///
+    /// # Panics
+    /// There are too few frames, or the id is in use.
+    pub fn add_domain(
+        &self,
+        id: DomId,
+        privilege: crate::access::Privilege,
+        max_pages: u64,
+    ) -> (alloc::sync::Arc<crate::domain::Domain>, alloc::sync::Arc<crate::vcpu::Vcpu>) {
+        let Some(shared_info) = self.hv.frames.alloc_hypervisor(&self.m) else { panic!("no frame is free") };
+        let Ok(memory) = self.hv.frames.create_memory(id, max_pages) else { panic!("{id} exists") };
+        self.hv.frames.share_with(shared_info, &memory, crate::frame::ShareAccess::ReadWrite);
+        let dom = alloc::sync::Arc::new(crate::domain::Domain::new(id, privilege, shared_info, memory));
+        let vcpu = dom.add_vcpu();
+        vcpu.events.set_info(shared_info, 0);
+        assert!(self.hv.domains.insert(dom.clone()), "{id} exists");
+        (dom, vcpu)
+    }
+}

@@ -28,6 +28,9 @@ pub mod exit;
 pub mod iret;
 pub mod trap;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::SavedContext;
 
 use crate::port::{Cpu, CpuMask};

@@ -47,4 +47,11 @@ impl VcpuMm {
     pub fn user_root(&self) -> Option<Mfn> {
         root_of(&self.user_root)
     }
+
+    /// Sets both roots without references.
+    #[cfg(test)]
+    pub(crate) fn set_roots_for_test(&self, kernel: Mfn, user: Mfn) {
+        self.kernel_root.store(kernel.raw(), Relaxed);
+        self.user_root.store(user.raw(), Relaxed);
+    }
 }
