@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::perms::Who;
 use super::quota::Quota;
 use super::txn::Transaction;
-use super::wire::{HEADER_LEN, Header, PAYLOAD_MAX};
+use super::wire::{self, HEADER_LEN, Header, PAYLOAD_MAX};
 
 /// A connection's number; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +82,7 @@ impl Conn {
 
     fn header(&self) -> Option<Header> {
         let bytes: &[u8; HEADER_LEN] = self.input.get(..HEADER_LEN)?.try_into().ok()?;
-        Some(Header::decode(bytes))
+        Some(wire::decode(bytes))
     }
 
     pub(crate) fn queue_reply(&mut self, message: Vec<u8>) {

@@ -5,11 +5,7 @@ use alloc::string::{String, ToString};
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
-
-/// Longest absolute path.
-pub(crate) const ABS_MAX: usize = 3072;
-/// Longest relative path.
-const REL_MAX: usize = 2048;
+use pv_abi::io::xenstore::{ABS_PATH_MAX as ABS_MAX, REL_PATH_MAX as REL_MAX};
 
 /// The home of a domain.
 pub(crate) fn home(dom: DomId) -> String {

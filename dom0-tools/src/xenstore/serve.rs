@@ -24,7 +24,7 @@ type Reply = Result<Vec<u8>, Errno>;
 impl Xenstore {
     /// Carries one request out and queues its reply. A watch's first event comes after its reply.
     pub(crate) fn serve(&mut self, id: ConnId, header: Header, payload: &[u8]) {
-        let op = Op::from_raw(header.op);
+        let op = Op::from_raw(header.kind);
         let reply = op.ok_or(Errno::NoSys).and_then(|op| self.dispatch(id, op, header.tx_id, payload));
         let first_event = match (op, &reply) {
             (Some(Op::Watch), Ok(_)) => {
@@ -33,7 +33,7 @@ impl Xenstore {
             _ => None,
         };
         let message = match reply {
-            Ok(body) => wire::message(header.op, header.req_id, header.tx_id, &body),
+            Ok(body) => wire::message(header.kind, header.req_id, header.tx_id, &body),
             Err(error) => error_message(header, error),
         };
         let message = message.or_else(|| error_message(header, Errno::TooBig));

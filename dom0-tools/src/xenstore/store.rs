@@ -173,8 +173,7 @@ impl Xenstore {
         }
         let mut view = View::new(&mut self.tree, None, &self.quota);
         for (at, owns) in named {
-            // The root is dom0's for ever, so there is always a parent. Outside of transactions nothing
-            // here can fail for lack of room.
+            // Outside of transactions nothing here can fail for lack of room.
             match path::parent(&at) {
                 Some(parent) if owns => {
                     let removed = ops::remove_subtree(&mut view, parent, &at);
@@ -218,11 +217,15 @@ impl Xenstore {
     }
 }
 
-/// Takes a domain's entries out of a node's exceptions.
+/// Takes a domain out of a node's permissions. Only the root, which cannot be removed, is still owned then:
+/// it goes back to dom0.
 fn unname(view: &mut View<'_>, at: &str, dom: DomId) {
     if let Ok(Some(node)) = view.get(at).map(|node| node.cloned()) {
         let mut node = node;
         node.perms.acl.retain(|(named, _)| *named != dom);
+        if node.perms.owner == dom {
+            node.perms.owner = DomId::DOM0;
+        }
         let put = view.put(at, node);
         debug_assert!(put.is_ok());
     }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 
-use super::wire::{HEADER_LEN, Header, Op, message};
+use super::wire::{self, HEADER_LEN, Header, Op, message};
 use super::{Access, ConnId, Effect, Quota, Xenstore};
 use crate::toolstack::Store;
 
@@ -39,7 +39,7 @@ impl World {
 
     pub(super) fn take(&mut self, conn: ConnId) -> Option<(Header, Vec<u8>)> {
         let front = self.xs.output(conn).to_vec();
-        let header = Header::decode(front.get(..HEADER_LEN)?.try_into().unwrap());
+        let header = wire::decode(front.get(..HEADER_LEN)?.try_into().unwrap());
         self.xs.consume(conn, front.len());
         Some((header, front[HEADER_LEN..].to_vec()))
     }
@@ -52,7 +52,7 @@ impl World {
         let mut later = Vec::new();
         loop {
             let (header, body) = self.take(conn).expect("a reply");
-            if header.op == Op::WatchEvent.raw() {
+            if header.kind == Op::WatchEvent.raw() {
                 later.push((header, body));
                 continue;
             }
@@ -60,10 +60,10 @@ impl World {
             for (_, event) in later {
                 self.requeue(conn, &event);
             }
-            if header.op == Op::Error.raw() {
+            if header.kind == Op::Error.raw() {
                 return Err(String::from_utf8(body[..body.len() - 1].to_vec()).unwrap());
             }
-            assert_eq!(header.op, op.raw());
+            assert_eq!(header.kind, op.raw());
             return Ok(body);
         }
     }
@@ -81,7 +81,7 @@ impl World {
     pub(super) fn events(&mut self, conn: ConnId) -> Vec<String> {
         let mut events = Vec::new();
         while let Some((header, body)) = self.take(conn) {
-            assert_eq!(header.op, Op::WatchEvent.raw());
+            assert_eq!(header.kind, Op::WatchEvent.raw());
             events.push(String::from_utf8(body).unwrap().trim_end_matches('\0').to_string());
         }
         events
@@ -141,7 +141,7 @@ fn unknown_and_malformed_requests_get_errors() {
     let bytes = message(9999, 5, 0, b"").unwrap();
     w.xs.input(c[1], &bytes);
     let (header, body) = w.take(c[1]).unwrap();
-    assert_eq!((header.op, header.req_id, &body[..]), (Op::Error.raw(), 5, &b"ENOSYS\0"[..]));
+    assert_eq!((header.kind, header.req_id, &body[..]), (Op::Error.raw(), 5, &b"ENOSYS\0"[..]));
 }
 
 #[test]

@@ -7,12 +7,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
+use pv_abi::io::xenstore::{ABS_PATH_MAX, PAYLOAD_MAX};
 
 use super::conn::ConnId;
 use super::path;
 
 /// Longest token: with the longest path and two NULs it must fit an event.
-pub(crate) const TOKEN_MAX: usize = super::wire::PAYLOAD_MAX - path::ABS_MAX - 2;
+pub(crate) const TOKEN_MAX: usize = PAYLOAD_MAX - ABS_PATH_MAX - 2;
 
 /// One watch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::vec;
 
 use pv_abi::ids::DomId;
+use zerocopy::IntoBytes;
 
 use super::super::wire::{Header, Op, message};
 use super::super::{Access, Quota};
@@ -13,13 +14,13 @@ use crate::toolstack::Store;
 #[test]
 fn xsa_38_an_oversized_message_breaks_only_its_sender() {
     let (mut w, c) = World::new(&[1, 2]);
-    let header = Header { op: Op::Write.raw(), req_id: 1, tx_id: 0, len: 4097 };
-    w.xs.input(c[1], &header.encode());
+    let header = Header { kind: Op::Write.raw(), req_id: 1, tx_id: 0, len: 4097 };
+    w.xs.input(c[1], header.as_bytes());
     assert!(w.xs.is_broken(c[1]));
     assert_eq!(w.xs.input(c[1], b"more"), 0);
     assert_eq!(w.ask(c[2], Op::Write, b"x\0v"), ok(b"OK\0"));
     let header = Header { len: u32::MAX, ..header };
-    w.xs.input(c[2], &header.encode());
+    w.xs.input(c[2], header.as_bytes());
     assert!(w.xs.is_broken(c[2]));
     w.xs.audit().unwrap();
 }
@@ -51,6 +52,14 @@ fn xsa_322_and_417_a_new_domain_inherits_nothing_from_its_number() {
     w.xs.audit().unwrap();
     let two = w.xs.introduce(DomId::new(2)).unwrap();
     assert_eq!(w.ask(two, Op::Read, b"/tool/given\0"), err("ENOENT"));
+}
+
+#[test]
+fn a_root_that_was_given_away_comes_back() {
+    let (mut w, c) = World::new(&[1]);
+    w.ask(c[0], Op::SetPerms, b"/\0b1\0").unwrap();
+    w.xs.release(DomId::new(1));
+    assert_eq!(w.ask(c[0], Op::GetPerms, b"/\0"), ok(b"b0\0"));
 }
 
 #[test]
