@@ -18,6 +18,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod cfg;
 pub mod ctl;
 pub mod lineedit;
 pub mod toolstack;
