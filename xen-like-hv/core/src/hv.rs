@@ -3,6 +3,8 @@
 use alloc::string::String;
 
 use crate::domain::DomainTable;
+use crate::evtchn::GlobalVirqs;
+use crate::evtchn::pirq::LineTable;
 use crate::frame::FrameTable;
 use crate::sched::Scheduler;
 
@@ -34,4 +36,8 @@ pub struct Hypervisor {
     pub domains: DomainTable,
     /// Who runs where.
     pub sched: Scheduler,
+    /// Who gets the virtual interrupts that concern the machine.
+    pub virqs: GlobalVirqs,
+    /// Who uses which physical interrupt line.
+    pub lines: LineTable,
 }

@@ -1,0 +1,131 @@
+//! `HYPERVISOR_event_channel_op`: fetch, decode, authorise; the rest is done by the room's other files.
+
+use alloc::sync::Arc;
+
+use pv_abi::errno::Errno;
+use pv_abi::evtchn::{
+    EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
+    EvtchnClose, EvtchnOp, EvtchnReset, EvtchnSend, EvtchnStatus, EvtchnUnmask,
+};
+use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{bind, close, pirq, send};
+use crate::access;
+use crate::cx::Cx;
+use crate::domain::Domain;
+use crate::error::{Args, Exit, HypercallResult};
+use crate::hypercall::GuestPtr;
+use crate::port::Machine;
+
+/// The hypercall: `(command, argument)`.
+///
+/// # Errors
+/// `ENOSYS` for a command that is not offered (the FIFO ABI's among them: guests fall back to the two-level ABI);
+/// `EFAULT` where the argument cannot be read or the answer cannot be written; else what the command says.
+pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let at = args.get(1);
+    match EvtchnOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
+        // First, because it is the one that is called all day.
+        EvtchnOp::Send => {
+            let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
+            send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+            Ok(0)
+        }
+        EvtchnOp::Unmask => {
+            let op: EvtchnUnmask = GuestPtr::new(at)?.read(cx.m)?;
+            send::unmask(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+            Ok(0)
+        }
+        EvtchnOp::Close => {
+            let op: EvtchnClose = GuestPtr::new(at)?.read(cx.m)?;
+            close::close(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+            Ok(0)
+        }
+        EvtchnOp::BindVcpu => {
+            let op: EvtchnBindVcpu = GuestPtr::new(at)?.read(cx.m)?;
+            bind::bind_vcpu(cx.dom, EvtchnPort::new(op.port), VcpuId::new(op.vcpu))?;
+            Ok(0)
+        }
+        EvtchnOp::AllocUnbound => answer(cx, at, alloc_unbound),
+        EvtchnOp::BindInterdomain => answer(cx, at, bind_interdomain),
+        EvtchnOp::BindVirq => answer(cx, at, |cx, op: &mut EvtchnBindVirq| {
+            op.port = bind::bind_virq(cx.dom, op.virq, VcpuId::new(op.vcpu))?.raw();
+            Ok(())
+        }),
+        EvtchnOp::BindIpi => answer(cx, at, |cx, op: &mut EvtchnBindIpi| {
+            op.port = bind::bind_ipi(cx.dom, VcpuId::new(op.vcpu))?.raw();
+            Ok(())
+        }),
+        EvtchnOp::BindPirq => answer(cx, at, |cx, op: &mut EvtchnBindPirq| {
+            op.port = pirq::bind_pirq(cx.hv, cx.m, cx.dom, op.pirq)?.raw();
+            Ok(())
+        }),
+        EvtchnOp::Status => answer(cx, at, status),
+        EvtchnOp::Reset => reset(cx, args),
+        EvtchnOp::InitControl | EvtchnOp::ExpandArray | EvtchnOp::SetPriority => Err(Errno::NoSys.into()),
+    }
+}
+
+/// Reads an argument, has `f` fill in the answer, writes it back.
+///
+/// If that last step fails the port stays: the guest gave an address that it took away meanwhile, and can close it.
+fn answer<M: Machine, T: FromBytes + IntoBytes + Immutable>(
+    cx: &mut Cx<'_, M>,
+    at: u64,
+    f: impl FnOnce(&Cx<'_, M>, &mut T) -> Result<(), Errno>,
+) -> HypercallResult {
+    let ptr = GuestPtr::<T>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    f(cx, &mut op)?;
+    ptr.write(cx.m, &op)?;
+    Ok(0)
+}
+
+/// The domain of an argument, which may be `DOMID_SELF`.
+fn any_domain<M: Machine>(cx: &Cx<'_, M>, raw: u16) -> Result<Arc<Domain>, Errno> {
+    let id = DomId::new(raw);
+    if id == DomId::SELF || id == cx.dom.id {
+        return Ok(cx.dom.clone());
+    }
+    cx.hv.domains.get(id).ok_or(Errno::Srch)
+}
+
+fn alloc_unbound<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnAllocUnbound) -> Result<(), Errno> {
+    let dom = any_domain(cx, op.dom)?;
+    access::act_on(cx.dom, dom.id)?;
+    let remote = DomId::new(op.remote_dom);
+    // "Self" is the caller, not the domain that gets the port.
+    let remote = if remote == DomId::SELF { cx.dom.id } else { remote };
+    op.port = bind::alloc_unbound(&dom, remote)?.raw();
+    Ok(())
+}
+
+fn bind_interdomain<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnBindInterdomain) -> Result<(), Errno> {
+    let remote = any_domain(cx, op.remote_dom)?;
+    let port = EvtchnPort::new(op.remote_port);
+    op.local_port = bind::bind_interdomain(cx.hv, cx.m, cx.dom, &remote, port)?.raw();
+    Ok(())
+}
+
+fn status<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnStatus) -> Result<(), Errno> {
+    let dom = any_domain(cx, op.dom)?;
+    let answer = bind::status(&dom, op)?;
+    access::act_on(cx.dom, dom.id)?;
+    *op = answer;
+    Ok(())
+}
+
+fn reset<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let op: EvtchnReset = GuestPtr::new(args.get(1))?.read(cx.m)?;
+    let dom = any_domain(cx, op.dom)?;
+    access::act_on(cx.dom, dom.id)?;
+    // Another domain's ports are reset by a toolstack that has paused it.
+    if dom.id != cx.dom.id && dom.slow.lock().controller_pauses == 0 {
+        return Err(Errno::Inval.into());
+    }
+    match close::reset(cx.hv, cx.m, &dom) {
+        Ok(()) => Ok(0),
+        Err(close::Preempted) => Err(Exit::Restart(*args)),
+    }
+}

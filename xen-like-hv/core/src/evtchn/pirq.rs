@@ -1,0 +1,219 @@
+//! Physical interrupt lines that a domain's drivers use.
+//!
+//! A pirq is a domain's name for a line; here it is the number of the global system interrupt itself. Lines belong
+//! to the domain that mapped them; only a control domain may.
+//!
+//! | state | by | then |
+//! |---|---|---|
+//! | unmapped | `PHYSDEVOP_map_pirq` | mapped: routed, masked |
+//! | mapped | `EVTCHNOP_bind_pirq` | bound: unmasked |
+//! | bound | the line fires | pending; a level-triggered line stays masked until the guest's EOI |
+//! | bound | `EVTCHNOP_close` | mapped, masked |
+//! | mapped | `PHYSDEVOP_unmap_pirq` | unmapped |
+//!
+//! Locks: the table of lines has rank `IRQ`, above that of event channels; no port changes while it is held.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+
+use hv_sync::{SpinLock, rank};
+use pv_abi::errno::Errno;
+use pv_abi::ids::{DomId, EvtchnPort};
+
+use super::bind;
+use super::send::{self, EventPorts};
+use super::table::PortState;
+use crate::access;
+use crate::domain::Domain;
+use crate::hv::Hypervisor;
+use crate::port::{GsiConfig, Interrupts};
+
+/// A line that somebody has mapped.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    owner: DomId,
+    /// Port 0 is none.
+    port: EvtchnPort,
+    /// Fired, and not acknowledged by the guest.
+    in_service: bool,
+}
+
+/// All lines that are mapped, by GSI.
+#[derive(Debug)]
+pub struct LineTable {
+    lines: SpinLock<BTreeMap<u32, Line>>,
+}
+
+impl Default for LineTable {
+    fn default() -> Self {
+        Self { lines: SpinLock::new(rank::IRQ, BTreeMap::new()) }
+    }
+}
+
+const NO_PORT: EvtchnPort = EvtchnPort::new(0);
+
+/// Maps a line for `dom`; returns its pirq. Mapping a line again that the domain has already is a success.
+///
+/// # Errors
+/// `EPERM` where the domain may not have lines; `EINVAL` where there is none of that number; `EBUSY` where the
+/// hypervisor or another domain uses it.
+pub fn map(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, gsi: u32) -> Result<u32, Errno> {
+    access::control(dom)?;
+    if gsi >= m.nr_gsis() {
+        return Err(Errno::Inval);
+    }
+    let owner = hv.lines.lines.lock().get(&gsi).map(|line| line.owner);
+    match owner {
+        Some(owner) if owner == dom.id => return Ok(gsi),
+        Some(_) => return Err(Errno::Busy),
+        None => {}
+    }
+    m.route_gsi(gsi, GsiConfig::default()).map_err(|_| Errno::Busy)?;
+    hv.lines.lines.lock().insert(gsi, Line { owner: dom.id, port: NO_PORT, in_service: false });
+    Ok(gsi)
+}
+
+/// Tells trigger and polarity of a line, as dom0 has read them from ACPI.
+///
+/// # Errors
+/// `EPERM`, `EINVAL`, `EBUSY` as for [`map`].
+pub fn setup(m: &impl Interrupts, dom: &Domain, gsi: u32, config: GsiConfig) -> Result<(), Errno> {
+    access::control(dom)?;
+    if gsi >= m.nr_gsis() {
+        return Err(Errno::Inval);
+    }
+    m.route_gsi(gsi, config).map_err(|_| Errno::Busy)
+}
+
+/// Takes a line away from `dom`.
+///
+/// # Errors
+/// `EINVAL` where the domain does not have it or a port is bound to it.
+pub fn unmap(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> Result<(), Errno> {
+    let mut lines = hv.lines.lines.lock();
+    match lines.get(&pirq) {
+        Some(line) if line.owner == dom.id && line.port == NO_PORT => {
+            lines.remove(&pirq);
+            m.mask_gsi(pirq);
+            Ok(())
+        }
+        _ => Err(Errno::Inval),
+    }
+}
+
+/// `EVTCHNOP_bind_pirq`.
+///
+/// # Errors
+/// `EINVAL` where there is no such line; `EPERM` where the domain may not use it; `EEXIST` where it is bound; `EINVAL`
+/// where the domain has not mapped it; `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
+pub fn bind_pirq(
+    hv: &Hypervisor,
+    m: &(impl EventPorts + Interrupts),
+    dom: &Arc<Domain>,
+    pirq: u32,
+) -> Result<EvtchnPort, Errno> {
+    if pirq >= m.nr_gsis() {
+        return Err(Errno::Inval);
+    }
+    access::control(dom)?;
+    check_unbound(hv, dom, pirq)?;
+    let port = bind::bind_pirq_port(dom, pirq)?;
+    let bound = {
+        let mut lines = hv.lines.lines.lock();
+        match lines.get_mut(&pirq) {
+            Some(line) if line.owner == dom.id && line.port == NO_PORT => {
+                line.port = port;
+                line.in_service = false;
+                true
+            }
+            // Somebody was faster between the check and here.
+            _ => false,
+        }
+    };
+    if bound {
+        m.unmask_gsi(pirq);
+        return Ok(port);
+    }
+    let _closed = super::close::close(hv, m, dom, port);
+    Err(Errno::Exist)
+}
+
+fn check_unbound(hv: &Hypervisor, dom: &Domain, pirq: u32) -> Result<(), Errno> {
+    match hv.lines.lines.lock().get(&pirq) {
+        Some(line) if line.owner == dom.id && line.port != NO_PORT => Err(Errno::Exist),
+        Some(line) if line.owner == dom.id => Ok(()),
+        _ => Err(Errno::Inval),
+    }
+}
+
+/// The port of a line was closed.
+pub(super) fn unbound(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) {
+    let mut lines = hv.lines.lines.lock();
+    if let Some(line) = lines.get_mut(&pirq).filter(|line| line.owner == dom.id) {
+        line.port = NO_PORT;
+        line.in_service = false;
+        m.mask_gsi(pirq);
+    }
+}
+
+/// A line has fired: what the exit loop calls for each interrupt that the controller's handler has noted. The handler
+/// has masked the line if it is level-triggered.
+pub fn fired(hv: &Hypervisor, m: &(impl EventPorts + Interrupts), gsi: u32) {
+    let (owner, port) = {
+        let mut lines = hv.lines.lines.lock();
+        let Some(line) = lines.get_mut(&gsi).filter(|line| line.port != NO_PORT) else { return };
+        line.in_service = true;
+        (line.owner, line.port)
+    };
+    let Some(dom) = hv.domains.get(owner) else { return };
+    let table = dom.events.lock();
+    let Ok(p) = table.port(port) else { return };
+    // The port may have been closed and given to something else since.
+    if matches!(p.state, PortState::Pirq(line) if line == gsi) {
+        send::set_pending(hv, m, &dom, p.target.as_ref(), port);
+    }
+}
+
+/// `PHYSDEVOP_eoi`: the guest has served the device, the line may fire again.
+///
+/// # Errors
+/// `EINVAL` where the domain has not bound it.
+pub fn eoi(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> Result<(), Errno> {
+    let mut lines = hv.lines.lines.lock();
+    let line = lines.get_mut(&pirq).filter(|line| line.owner == dom.id && line.port != NO_PORT);
+    let line = line.ok_or(Errno::Inval)?;
+    if core::mem::take(&mut line.in_service) && m.gsi_is_level(pirq) {
+        m.unmask_gsi(pirq);
+    }
+    Ok(())
+}
+
+/// Whether a line exists, for `PHYSDEVOP_irq_status_query`; every line of a PV guest wants an EOI.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check_line(m: &impl Interrupts, pirq: u32) -> Result<(), Errno> {
+    if pirq < m.nr_gsis() { Ok(()) } else { Err(Errno::Inval) }
+}
+
+/// Takes all lines from a domain that dies; its ports are closed already.
+pub(super) fn release_all(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain) {
+    let mut lines = hv.lines.lines.lock();
+    lines.retain(|&gsi, line| {
+        if line.owner != dom.id {
+            return true;
+        }
+        m.mask_gsi(gsi);
+        false
+    });
+}
+
+/// Whether a bound line's port is what it should be, for the audit: `(gsi, port)` of the lines of a domain.
+pub(super) fn bound_lines(hv: &Hypervisor, dom: DomId) -> alloc::vec::Vec<(u32, EvtchnPort)> {
+    let lines = hv.lines.lines.lock();
+    lines
+        .iter()
+        .filter(|(_, line)| line.owner == dom && line.port != NO_PORT)
+        .map(|(&gsi, line)| (gsi, line.port))
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! Delivery: from a sender to the target's shared page.
+//!
+//! The order is the protocol. The guest clears from the top down (upcall, selector, port) and scans afterwards, the
+//! hypervisor sets from the bottom up; each step that finds its bit set already relies on somebody else to do the rest.
+//!
+//! A sender holds its own domain's event lock until the target has been told. Closing the other end takes that lock
+//! too, so the target's shared pages are there for as long.
+
+use alloc::sync::Arc;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::SeqCst;
+
+use pv_abi::errno::Errno;
+use pv_abi::evtchn::VirqKind;
+use pv_abi::ids::{EvtchnPort, VcpuId, Virq};
+use pv_abi::shared_info::{SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING};
+
+use super::table::{Port, PortState};
+use super::virq;
+use crate::domain::Domain;
+use crate::hv::Hypervisor;
+use crate::port::Frames;
+use crate::sched::SchedPorts;
+use crate::sched::state::POLL_MANY;
+use crate::vcpu::Vcpu;
+
+/// What delivery needs of the machine.
+pub trait EventPorts: Frames + SchedPorts {}
+impl<T: Frames + SchedPorts> EventPorts for T {}
+
+/// A word of a bitmap in the shared-info page, and the bit in it.
+fn bit_of<'m>(
+    m: &'m impl Frames,
+    dom: &Domain,
+    bitmap: usize,
+    port: EvtchnPort,
+) -> Option<(&'m AtomicU64, u64)> {
+    let word = bitmap / 8 + usize::try_from(port.raw() / 64).ok()?;
+    Some((m.words(dom.shared_info).get(word)?, 1 << (port.raw() % 64)))
+}
+
+/// Whether a port is pending.
+pub(super) fn is_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) -> bool {
+    bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port).is_some_and(|(w, bit)| w.load(SeqCst) & bit != 0)
+}
+
+/// Takes a pending event back, when its port is closed.
+pub(super) fn clear_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) {
+    if let Some((word, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) {
+        word.fetch_and(!bit, SeqCst);
+    }
+}
+
+/// Sets a port of `dom` pending and notifies the vcpu `target` (vcpu 0 where the port has none yet).
+pub(super) fn set_pending(
+    hv: &Hypervisor,
+    m: &impl EventPorts,
+    dom: &Domain,
+    target: Option<&Arc<Vcpu>>,
+    port: EvtchnPort,
+) {
+    let Some((pending, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) else { return };
+    if pending.fetch_or(bit, SeqCst) & bit != 0 {
+        return;
+    }
+    let masked =
+        bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port).is_none_or(|(w, bit)| w.load(SeqCst) & bit != 0);
+    if !masked {
+        notify(hv, m, dom, target, port);
+    }
+    wake_pollers(hv, m, dom, port);
+}
+
+/// The upper two steps: selector, upcall.
+fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Arc<Vcpu>>, port: EvtchnPort) {
+    let first;
+    let target = match target {
+        Some(target) => target,
+        None => {
+            let Some(v) = dom.vcpu(VcpuId::new(0)) else { return };
+            first = v;
+            &first
+        }
+    };
+    if target.events.select(m, port.raw() / 64) && target.events.mark_upcall_pending(m) {
+        hv.sched.notify(m, target);
+    }
+}
+
+/// Wakes the vcpus that wait for this port in `SCHEDOP_poll`, masked or not.
+///
+/// A poller announces itself and looks at the port afterwards; this has set the port before it looks for pollers.
+fn wake_pollers(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
+    if dom.polling.load(SeqCst) == 0 {
+        return;
+    }
+    let this = i64::from(port.raw()) + 1;
+    for v in dom.each_vcpu() {
+        let waits_for = v.sched.poll_state();
+        if waits_for == POLL_MANY || waits_for == this {
+            hv.sched.unblock(m, &v);
+        }
+    }
+}
+
+/// `EVTCHNOP_send`.
+///
+/// # Errors
+/// `EINVAL` where the port does not exist or is of a kind that only the hypervisor raises.
+pub fn send(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) -> Result<(), Errno> {
+    let table = dom.events.lock();
+    let p = table.port(port)?;
+    match &p.state {
+        PortState::Interdomain(peer) => {
+            set_pending(hv, m, &peer.domain, peer.vcpu.as_ref(), peer.port);
+            Ok(())
+        }
+        PortState::Ipi => {
+            set_pending(hv, m, dom, p.target.as_ref(), port);
+            Ok(())
+        }
+        // Nobody is there yet; whoever connects gets a notification anyway.
+        PortState::Unbound(_) => Ok(()),
+        PortState::Free | PortState::Reserved | PortState::Virq(_) | PortState::Pirq(_) => Err(Errno::Inval),
+    }
+}
+
+/// `EVTCHNOP_unmask`: clears the mask and delivers what has been waiting behind it.
+///
+/// # Errors
+/// `EINVAL` where the port does not exist.
+pub fn unmask(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) -> Result<(), Errno> {
+    let table = dom.events.lock();
+    let p = table.port(port)?;
+    if matches!(p.state, PortState::Free | PortState::Reserved) {
+        return Ok(());
+    }
+    let Some((mask, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port) else { return Ok(()) };
+    let was_masked = mask.fetch_and(!bit, SeqCst) & bit != 0;
+    if was_masked && is_pending(m, dom, port) {
+        notify(hv, m, dom, p.target.as_ref(), port);
+    }
+    Ok(())
+}
+
+/// Raises a virtual interrupt line of a vcpu; nothing happens where the guest has not bound it.
+pub fn send_virq(hv: &Hypervisor, m: &impl EventPorts, v: &Arc<Vcpu>, line: VirqKind) {
+    if v.events.virq_port(line.virq()).is_none() {
+        return;
+    }
+    let Some(dom) = v.domain() else { return };
+    let table = dom.events.lock();
+    // Again under the lock: the guest may have closed the port meanwhile.
+    let Some(port) = v.events.virq_port(line.virq()) else { return };
+    if let Ok(Port { state: PortState::Virq(_), target, .. }) = table.port(port) {
+        set_pending(hv, m, &dom, target.as_ref(), port);
+    }
+}
+
+/// Raises a line of the domain that is responsible for it (dom0, unless the toolstack has named another).
+pub fn send_global_virq(hv: &Hypervisor, m: &impl EventPorts, line: VirqKind) {
+    if !virq::is_global(line.virq()) {
+        return;
+    }
+    let handler = hv.virqs.handler(line.virq());
+    // A global line is bound to vcpu 0 and may be moved; the binding is kept with vcpu 0.
+    if let Some(v) = hv.domains.get(handler).and_then(|dom| dom.vcpu(VcpuId::new(0))) {
+        send_virq(hv, m, &v, line);
+    }
+}
+
+/// Raises a line of one domain, for lines that concern it alone.
+pub fn send_domain_virq(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, line: VirqKind) {
+    if let Some(v) = dom.vcpu(VcpuId::new(0)) {
+        send_virq(hv, m, &v, line);
+    }
+}
+
+/// Whether a port of `dom` is pending, for `SCHEDOP_poll`.
+///
+/// # Errors
+/// `EINVAL` where the port does not exist.
+pub fn poll_port(m: &impl Frames, dom: &Domain, port: EvtchnPort) -> Result<bool, Errno> {
+    dom.events.lock().port(port)?;
+    Ok(is_pending(m, dom, port))
+}
+
+/// The number of a line as an identifier.
+#[must_use]
+pub(super) fn line_of(raw: u32) -> Option<Virq> {
+    if raw < pv_abi::evtchn::NR_VIRQS { Some(Virq::new(raw)) } else { None }
+}
