@@ -196,6 +196,12 @@ pub fn check_line(m: &impl Interrupts, pirq: u32) -> Result<(), Errno> {
     if pirq < m.nr_gsis() { Ok(()) } else { Err(Errno::Inval) }
 }
 
+/// The lowest line above the legacy ones that nobody has mapped.
+pub fn first_free(hv: &Hypervisor, m: &impl Interrupts) -> Option<u32> {
+    let lines = hv.lines.lines.lock();
+    (16..m.nr_gsis()).find(|gsi| !lines.contains_key(gsi))
+}
+
 /// Takes all lines from a domain that dies; its ports are closed already.
 pub(super) fn release_all(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain) {
     let mut lines = hv.lines.lines.lock();

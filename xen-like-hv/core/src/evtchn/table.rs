@@ -307,7 +307,7 @@ pub(super) fn with_both_ends<R>(
     f: impl FnOnce(&mut Ends<'_>) -> R,
 ) -> Result<R, Errno> {
     loop {
-        let peer = peer_of(&*dom.events.lock(), port)?.unwrap_or_else(|| dom.clone());
+        let peer = peer_of(&dom.events.lock(), port)?.unwrap_or_else(|| dom.clone());
         let mut ends = Ends::lock(dom, &peer);
         let now = peer_of(ends.local(), port)?;
         if Arc::ptr_eq(now.as_ref().unwrap_or(dom), &peer) {

@@ -9,6 +9,7 @@ pub mod console_io;
 pub mod debugreg;
 pub mod guest_ptr;
 pub mod multicall;
+pub mod physdev_op;
 pub mod sched_op;
 pub mod segment;
 pub mod timer;
@@ -26,6 +27,7 @@ use crate::cx::Cx;
 use crate::domain::lifecycle;
 use crate::entry;
 use crate::error::{Args, Exit, HypercallResult};
+use crate::evtchn;
 use crate::port::Machine;
 
 /// Bytes of the SYSCALL instruction.
@@ -86,6 +88,8 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::NmiOp => callback_op::nmi_op(cx, args),
         Hypercall::SchedOp => sched_op::sched_op(cx, args),
         Hypercall::CallbackOp => callback_op::callback_op(cx, args),
+        Hypercall::EventChannelOp => evtchn::event_channel_op(cx, args),
+        Hypercall::PhysdevOp => physdev_op::physdev_op(cx, args),
         // Not here yet.
         Hypercall::MmuUpdate
         | Hypercall::SetGdt
@@ -96,8 +100,6 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         | Hypercall::GrantTableOp
         | Hypercall::UpdateVaMappingOtherdomain
         | Hypercall::MmuextOp
-        | Hypercall::EventChannelOp
-        | Hypercall::PhysdevOp
         | Hypercall::Sysctl
         | Hypercall::Domctl => Err(Exit::Err(Errno::NoSys)),
     }

@@ -1,0 +1,131 @@
+//! `HYPERVISOR_physdev_op`: interrupt lines and I/O privilege.
+//!
+//! Message-signalled interrupts, PCI device lists and the EOI bitmap are not offered (`ENOSYS`): a dom0 uses line
+//! interrupts and an explicit EOI.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::DomId;
+use pv_abi::physdev::{
+    IrqStatus, MapPirqType, PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery,
+    PhysdevMapPirq, PhysdevOp, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
+};
+
+use super::GuestPtr;
+use crate::access;
+use crate::cx::Cx;
+use crate::domain::Domain;
+use crate::error::{Args, HypercallResult};
+use crate::evtchn::pirq;
+use crate::port::{GsiConfig, Machine};
+
+/// Where RFLAGS has the I/O privilege level.
+const IOPL_SHIFT: u32 = 12;
+
+/// The hypercall: `(command, argument)`.
+///
+/// # Errors
+/// `ENOSYS` for a command that is not offered; `EFAULT`; else what the command says.
+pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let at = args.get(1);
+    match PhysdevOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
+        PhysdevOp::Eoi => {
+            let op: PhysdevEoi = GuestPtr::new(at)?.read(cx.m)?;
+            pirq::eoi(cx.hv, cx.m, cx.dom, op.irq)?;
+        }
+        PhysdevOp::SetIopl => {
+            let op: PhysdevSetIopl = GuestPtr::new(at)?.read(cx.m)?;
+            if op.iopl > 3 {
+                return Err(Errno::Inval.into());
+            }
+            cx.vcpu.entry.iopl.store(u64::from(op.iopl) << IOPL_SHIFT, Relaxed);
+        }
+        PhysdevOp::IrqStatusQuery => irq_status_query(cx, at)?,
+        PhysdevOp::ApicRead => apic_read(cx, at)?,
+        PhysdevOp::AllocIrqVector => alloc_irq_vector(cx, at)?,
+        PhysdevOp::MapPirq => map_pirq(cx, at)?,
+        PhysdevOp::UnmapPirq => unmap_pirq(cx, at)?,
+        PhysdevOp::SetupGsi => setup_gsi(cx, at)?,
+        PhysdevOp::GetFreePirq => get_free_pirq(cx, at)?,
+        _ => return Err(Errno::NoSys.into()),
+    }
+    Ok(0)
+}
+
+fn irq_status_query<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<PhysdevIrqStatusQuery>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    pirq::check_line(cx.m, op.irq)?;
+    op.flags = IrqStatus::NEEDS_EOI.bits();
+    ptr.write(cx.m, &op)
+}
+
+fn apic_read<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<PhysdevApic>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    access::control(cx.dom)?;
+    op.value = cx.m.ioapic_read(op.apic_physbase, op.reg).ok_or(Errno::Inval)?;
+    ptr.write(cx.m, &op)
+}
+
+/// The vector is the hypervisor's affair; the guest gets the line's own number to put into its tables.
+fn alloc_irq_vector<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<PhysdevIrq>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    access::control(cx.dom)?;
+    pirq::check_line(cx.m, op.irq)?;
+    op.vector = op.irq;
+    ptr.write(cx.m, &op)
+}
+
+/// The domain whose lines are meant: the caller's own, or any for a control domain.
+fn subject<M: Machine>(cx: &Cx<'_, M>, raw: u16) -> Result<Arc<Domain>, Errno> {
+    let id = DomId::new(raw);
+    if id == DomId::SELF || id == cx.dom.id {
+        return Ok(cx.dom.clone());
+    }
+    access::control(cx.dom)?;
+    cx.hv.domains.get(id).ok_or(Errno::Srch)
+}
+
+fn map_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<PhysdevMapPirq>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    let dom = subject(cx, op.domid)?;
+    match MapPirqType::from_raw(op.kind).ok_or(Errno::Inval)? {
+        MapPirqType::Gsi => {}
+        MapPirqType::Msi | MapPirqType::MsiSeg | MapPirqType::MultiMsi => return Err(Errno::OpNotSupp),
+        MapPirqType::Unknown => return Err(Errno::Inval),
+    }
+    let gsi = u32::try_from(op.index).map_err(|_| Errno::Inval)?;
+    // A pirq is its GSI: a guest that insists on another number is refused.
+    if op.pirq >= 0 && op.pirq != op.index {
+        return Err(Errno::Inval);
+    }
+    let pirq = pirq::map(cx.hv, cx.m, &dom, gsi)?;
+    op.pirq = i32::try_from(pirq).map_err(|_| Errno::Inval)?;
+    ptr.write(cx.m, &op)
+}
+
+fn unmap_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let op: PhysdevUnmapPirq = GuestPtr::new(at)?.read(cx.m)?;
+    let dom = subject(cx, op.domid)?;
+    pirq::unmap(cx.hv, cx.m, &dom, u32::try_from(op.pirq).map_err(|_| Errno::Inval)?)
+}
+
+fn setup_gsi<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let op: PhysdevSetupGsi = GuestPtr::new(at)?.read(cx.m)?;
+    let gsi = u32::try_from(op.gsi).map_err(|_| Errno::Inval)?;
+    let config = GsiConfig { level: Some(op.triggering != 0), active_low: Some(op.polarity != 0) };
+    pirq::setup(cx.m, cx.dom, gsi, config)
+}
+
+fn get_free_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<PhysdevGetFreePirq>::new(at)?;
+    let mut op = ptr.read(cx.m)?;
+    access::control(cx.dom)?;
+    op.pirq = pirq::first_free(cx.hv, cx.m).ok_or(Errno::NoSpc)?;
+    ptr.write(cx.m, &op)
+}
