@@ -369,12 +369,8 @@ impl FakeWorld {
         let pages: Vec<_> = (0..nr_frames).map(|_| crate::frame::PageInfo::new()).collect();
         let frames = crate::frame::FrameTable::new(Box::leak(pages.into_boxed_slice()));
         frames.add_free_range(Mfn::new(1), Mfn::new(u64::try_from(nr_frames).unwrap_or(0)));
-        let hv = crate::Hypervisor {
-            platform: crate::hv::Platform { nr_pcpus: 2, ..Default::default() },
-            frames,
-            domains: crate::domain::DomainTable::default(),
-            sched: crate::sched::Scheduler::new(2),
-        };
+        let platform = crate::hv::Platform { nr_pcpus: 2, ..Default::default() };
+        let hv = crate::Hypervisor::new(platform, frames, crate::sched::Scheduler::new(2));
         Self { hv, m: FakeMachine::new(nr_frames) }
     }
 

@@ -41,3 +41,18 @@ pub struct Hypervisor {
     /// Who uses which physical interrupt line.
     pub lines: LineTable,
 }
+
+impl Hypervisor {
+    /// The state of a machine without domains.
+    #[must_use]
+    pub fn new(platform: Platform, frames: FrameTable, sched: Scheduler) -> Self {
+        Self {
+            platform,
+            frames,
+            domains: DomainTable::default(),
+            sched,
+            virqs: GlobalVirqs::default(),
+            lines: LineTable::default(),
+        }
+    }
+}
