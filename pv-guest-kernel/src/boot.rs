@@ -41,6 +41,7 @@ fn start(context: &'static Context) -> hypercall::Result {
     shared::init(MachAddr::new(context.start_info().shared_info))?;
     arch::trap::init_vcpu()?;
     arch::user::init_trap_stack(arch::start::TRAP_STACK.top())?;
+    crate::privileged::ports::enable()?;
     crate::memory::init(context)?;
     crate::time::init()?;
     crate::event::unmask();

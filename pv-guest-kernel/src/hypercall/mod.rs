@@ -143,6 +143,10 @@ with_argument!(
     /// A scheduler operation.
     sched_op, SchedOp, sched_op
 );
+with_argument!(
+    /// An operation on interrupt lines and devices.
+    physdev_op, pv_abi::physdev::PhysdevOp, physdev_op
+);
 /// An operation on a vcpu.
 ///
 /// # Safety

@@ -17,7 +17,7 @@ mod bootstrap;
 pub mod frames;
 pub mod heap;
 pub mod p2m;
-mod pages;
+pub mod pages;
 pub mod table;
 pub mod user;
 pub mod vmap;

@@ -41,7 +41,7 @@ pub fn mfn_of(pfn: Pfn) -> Option<Mfn> {
 }
 
 /// Records that another machine frame (or none) is behind `pfn`.
-pub(super) fn set(pfn: Pfn, mfn: Option<Mfn>) {
+pub(crate) fn set(pfn: Pfn, mfn: Option<Mfn>) {
     if let Some(entry) = entry(pfn) {
         entry.store(mfn.map_or(INVALID_P2M_ENTRY, Mfn::raw), Ordering::Relaxed);
     }

@@ -96,6 +96,12 @@ impl SharedPages {
         self.pages.count
     }
 
+    /// The first frame.
+    #[must_use]
+    pub const fn pfn(&self) -> Pfn {
+        self.pages.pfn
+    }
+
     /// The address of the first byte.
     #[must_use]
     pub const fn va(&self) -> u64 {
@@ -131,6 +137,8 @@ pub unsafe trait Live {}
 
 // SAFETY: the atomics themselves.
 unsafe impl Live for core::sync::atomic::AtomicU8 {}
+// SAFETY: as above.
+unsafe impl Live for core::sync::atomic::AtomicU16 {}
 // SAFETY: as above.
 unsafe impl Live for core::sync::atomic::AtomicU32 {}
 // SAFETY: as above.

@@ -112,9 +112,18 @@ pub fn map_mfn(owner: DomId, mfn: Mfn, prot: Prot) -> Result<Mapping> {
     map_mfns(owner, &[mfn], prot)
 }
 
-/// Maps frames of `owner` one after another. Own frames need [`DomId::SELF`]; those of others need the privilege.
+/// Maps frames of `owner`, another domain, one after another.
 pub fn map_mfns(owner: DomId, mfns: &[Mfn], prot: Prot) -> Result<Mapping> {
+    if owner == DomId::SELF {
+        // A second way to memory that Rust owns would not be sound.
+        return Err(Errno::Inval);
+    }
     map_with(owner, mfns, prot.flags())
+}
+
+/// Maps frames that the hypervisor shares with this domain.
+pub(crate) fn map_shared(mfns: &[Mfn]) -> Result<Mapping> {
+    map_with(DomId::SELF, mfns, Prot::ReadWrite.flags())
 }
 
 /// Maps `pages` pages of device memory at the machine address `start`, uncached.

@@ -4,11 +4,12 @@
 
 #![expect(unsafe_code, reason = "domctl, memory and mmuext hypercalls for other domains")]
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use pv_abi::domctl::{
-    Domctl, DomctlCmd, DomctlCreatedomain, DomctlGetdomaininfo, DomctlGetvcpuinfo, DomctlHypercallInit,
-    DomctlMaxMem, DomctlMaxVcpus, DomctlVcpucontext,
+    AffinityFlags, Domctl, DomctlCmd, DomctlCreatedomain, DomctlGetdomaininfo, DomctlGetvcpuinfo,
+    DomctlHypercallInit, DomctlMaxMem, DomctlMaxVcpus, DomctlVcpuaffinity, DomctlVcpucontext, XenctlBitmap,
 };
 use pv_abi::ids::{DomId, Mfn, Pfn, VcpuId};
 use pv_abi::memory::{MemResource, MemoryOp, XenMemAcquireResource, XenMemoryReservation};
@@ -16,6 +17,7 @@ use pv_abi::mmu::MmuextCmd;
 use pv_abi::trap::VcpuGuestContext;
 use zerocopy::{Immutable, IntoBytes};
 
+use super::foreign::must_be_foreign;
 use crate::hypercall::{Errno, Result, address_of, memory_op, mmu, table};
 
 /// Attempts at an operation that asks to be repeated.
@@ -91,6 +93,37 @@ pub fn init_hypercall_page(dom: DomId, frame: Mfn) -> Result {
     plain(DomctlCmd::HypercallInit, dom, &DomctlHypercallInit { gmfn: frame.raw() }).map(drop)
 }
 
+/// Reads a vcpu's registers.
+pub fn vcpu_context(dom: DomId, vcpu: VcpuId) -> Result<Box<VcpuGuestContext>> {
+    let mut context = Box::<VcpuGuestContext>::default();
+    let ctxt = address_of(&raw mut *context);
+    let payload = DomctlVcpucontext { vcpu: vcpu.raw(), ctxt, ..DomctlVcpucontext::default() };
+    // SAFETY: the context is exclusively ours and of the type that is written.
+    unsafe { run(&mut Domctl::new(DomctlCmd::GetVcpuContext, dom, &payload)) }?;
+    Ok(context)
+}
+
+/// Which pcpus a vcpu may run on, a bit each, lowest pcpu first.
+pub fn vcpu_affinity(dom: DomId, vcpu: VcpuId) -> Result<[u8; 16]> {
+    affinity(DomctlCmd::GetVcpuAffinity, dom, vcpu, [0; 16])
+}
+
+/// Sets which pcpus a vcpu may run on.
+pub fn set_vcpu_affinity(dom: DomId, vcpu: VcpuId, pcpus: [u8; 16]) -> Result {
+    affinity(DomctlCmd::SetVcpuAffinity, dom, vcpu, pcpus).map(drop)
+}
+
+fn affinity(cmd: DomctlCmd, dom: DomId, vcpu: VcpuId, mut hard: [u8; 16]) -> Result<[u8; 16]> {
+    let cpumap_hard =
+        XenctlBitmap { bitmap: address_of(&raw mut hard), nr_bits: 128, ..XenctlBitmap::default() };
+    let flags = AffinityFlags::HARD.bits();
+    let payload =
+        DomctlVcpuaffinity { vcpu: vcpu.raw(), flags, cpumap_hard, ..DomctlVcpuaffinity::default() };
+    // SAFETY: the map has 128 bits, is ours, and outlives the call.
+    unsafe { run(&mut Domctl::new(cmd, dom, &payload)) }?;
+    Ok(hard)
+}
+
 /// Sets a vcpu's first registers.
 pub fn set_vcpu_context(dom: DomId, vcpu: VcpuId, context: &VcpuGuestContext) -> Result {
     let ctxt = address_of(&raw const *context);
@@ -102,6 +135,7 @@ pub fn set_vcpu_context(dom: DomId, vcpu: VcpuId, context: &VcpuGuestContext) ->
 /// Gives a domain frames for its pfns `first..first + mfns.len()`. Returns how many it got, with their numbers at
 /// the start of `mfns`; fewer when memory or the domain's limit ran out.
 pub fn populate(dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize> {
+    must_be_foreign(dom)?;
     let mut extents: Vec<u64> = (first.raw()..).take(mfns.len()).collect();
     let mut argument = XenMemoryReservation {
         extent_start: address_of(extents.as_mut_slice()),
@@ -119,6 +153,7 @@ pub fn populate(dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize> {
 
 /// The machine frame of a page of the domain's grant table, which grows as far as needed.
 pub fn grant_table_frame(dom: DomId, frame: u64) -> Result<Mfn> {
+    must_be_foreign(dom)?;
     let mut mfn = [0_u64];
     let mut argument = XenMemAcquireResource {
         domid: dom.raw(),
@@ -136,6 +171,7 @@ pub fn grant_table_frame(dom: DomId, frame: u64) -> Result<Mfn> {
 
 /// Declares a frame of the domain to be an L4 table and keeps it one.
 pub fn pin_l4(dom: DomId, frame: Mfn) -> Result {
+    must_be_foreign(dom)?;
     // SAFETY: concerns the other domain's memory alone.
     unsafe { mmu::mmuext_op(&[mmu::on_frame(MmuextCmd::PinL4Table, frame)], dom) }
 }

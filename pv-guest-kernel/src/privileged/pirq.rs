@@ -7,9 +7,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pv_abi::evtchn::BindPirqFlags;
 use pv_abi::ids::DomId;
 use pv_abi::physdev::{
-    IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp, PhysdevSetupGsi,
+    IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp,
+    PhysdevPciDeviceAdd, PhysdevSetupGsi,
 };
 
+use super::pci::Function;
 use crate::event::{self, EventChannel};
 use crate::hypercall::{self, Result, Wire, address_of, table};
 
@@ -63,6 +65,30 @@ impl Irq {
         Ok(irq)
     }
 
+    /// Binds a message-signalled interrupt of `function`; the hypervisor programs the device's capability, and must
+    /// know the function ([`add_pci_function`]). For MSI-X `entry` names the vector and the machine address of the
+    /// table; for MSI it is `None`.
+    pub fn bind_msi(function: Function, entry: Option<(u16, u64)>) -> Result<Self> {
+        let mut map = PhysdevMapPirq {
+            domid: DomId::SELF.raw(),
+            kind: MapPirqType::MsiSeg.raw(),
+            index: -1,
+            pirq: -1,
+            bus: i32::from(function.bus),
+            devfn: i32::from(function.devfn()),
+            entry_nr: entry.map_or(0, |(number, _)| i32::from(number)),
+            table_base: entry.map_or(0, |(_, table)| table),
+            ..PhysdevMapPirq::default()
+        };
+        operate(PhysdevOp::MapPirq, &mut map)?;
+        let pirq = u32::try_from(map.pirq).map_err(|_| hypercall::Errno::Inval)?;
+        let channel = event::bind_pirq(pirq, BindPirqFlags::empty())?;
+        let irq = Self { pirq, channel, needs_eoi: AtomicBool::new(true) };
+        irq.learn_eoi()?;
+        irq.eoi();
+        Ok(irq)
+    }
+
     fn learn_eoi(&self) -> Result {
         let mut query = PhysdevIrqStatusQuery { irq: self.pirq, flags: 0 };
         operate(PhysdevOp::IrqStatusQuery, &mut query)?;
@@ -88,5 +114,15 @@ impl Irq {
     #[must_use]
     pub const fn number(&self) -> u32 {
         self.pirq
+    }
+}
+
+/// Tells the hypervisor about a PCI function; needed once before [`Irq::bind_msi`].
+pub fn add_pci_function(function: Function) -> Result {
+    let mut argument =
+        PhysdevPciDeviceAdd { bus: function.bus, devfn: function.devfn(), ..PhysdevPciDeviceAdd::default() };
+    match operate(PhysdevOp::PciDeviceAdd, &mut argument) {
+        Ok(()) | Err(hypercall::Errno::Exist) => Ok(()),
+        Err(error) => Err(error),
     }
 }

@@ -7,7 +7,8 @@ use pv_abi::physdev::{PhysdevOp, PhysdevSetIopl};
 use crate::arch::cpu;
 use crate::hypercall::{Result, address_of, table};
 
-/// Allows this vcpu's kernel to use the I/O ports that the domain may use. Needed once, before the first access.
+/// Allows this vcpu's kernel to use the I/O ports that the domain may use. The SDK does it for every vcpu it
+/// starts.
 pub fn enable() -> Result {
     // The kernel counts as ring 1.
     let argument = PhysdevSetIopl { iopl: 1 };
