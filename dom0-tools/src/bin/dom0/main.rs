@@ -30,6 +30,8 @@ mod machine;
 #[cfg(any(target_os = "none", clippy))]
 mod pci;
 #[cfg(any(target_os = "none", clippy))]
+mod services;
+#[cfg(any(target_os = "none", clippy))]
 mod session;
 #[cfg(any(target_os = "none", clippy))]
 mod shell;
