@@ -8,8 +8,7 @@
 //! | [`xenstore`] | the store: wire codec, tree, permissions, watches, transactions, quotas |
 //! | [`cfg`] | the `xl.cfg` parser |
 //! | [`toolstack`] | create, destroy, … over a hypervisor port, a store port and a services port |
-//! | [`blkback`] | the block back end as a protocol machine |
-//! | [`console`] | the guests' consoles: draining, keeping, attaching |
+//! | [`blkback`] | the block back end: requests decoded and checked, the handshake of states |
 //! | [`ctl`] | the control protocol and the command language shared with `pvctl` |
 //! | [`lineedit`] | a line editor for serial consoles |
 #![no_std]
@@ -18,6 +17,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod blkback;
 pub mod cfg;
 pub mod ctl;
 pub mod lineedit;

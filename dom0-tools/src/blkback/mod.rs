@@ -1,0 +1,11 @@
+//! The block back end as a machine without I/O: what a front end asks, checked, and what is to be answered.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`request`] | a ring request decoded and checked against the disk |
+//! | [`handshake`] | the states of the two ends in xenstore |
+//!
+//! The daemon in `bin/dom0` maps the ring, maps or copies granted pages, and drives the real disk.
+
+pub mod handshake;
+pub mod request;
