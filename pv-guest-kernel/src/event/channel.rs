@@ -131,7 +131,9 @@ impl EventChannel {
     pub fn unmask(&self) {
         super::set_port_mask(self.port, false);
         if super::is_port_pending(self.port) {
-            // The selector bit may be lost: the hypervisor sets it and the upcall again.
+            // The selector bit may be lost: the hypervisor sets it and the upcall again, but only for a port that it
+            // finds masked. A delivery that came in between is merely repeated.
+            super::set_port_mask(self.port, true);
             let _ = operate(EvtchnOp::Unmask, EvtchnUnmask { port: self.port.raw() });
         }
     }

@@ -48,7 +48,7 @@ pub fn refused(what: &str, returned: i64, errno: Errno) -> Claim {
         return Ok(());
     }
     let got = match Errno::from_ret(returned) {
-        Some(other) => format!("{}", other.name()),
+        Some(other) => other.name().into(),
         None => format!("{returned}"),
     };
     Err(Trouble::Failure(format!("{what} answered {got} instead of {}", errno.name())))

@@ -24,6 +24,7 @@ extern crate alloc;
 
 pub mod call;
 pub mod entries;
+pub mod timer;
 pub mod user;
 mod verdict;
 
