@@ -83,21 +83,6 @@ impl Frames for Metal {
     }
 }
 
-/// Lets the hypervisor touch user pages while the closure runs.
-fn with_user_access<R>(f: impl FnOnce() -> R) -> R {
-    // SAFETY: the flag is written before the first guest runs.
-    let smap = unsafe { &stubs::smap_in_use }.load(Relaxed) != 0;
-    if !smap {
-        return f();
-    }
-    // SAFETY: SMAP is on, so STAC and CLAC exist.
-    unsafe { core::arch::asm!("stac", options(nomem, nostack)) };
-    let r = f();
-    // SAFETY: as above.
-    unsafe { core::arch::asm!("clac", options(nomem, nostack)) };
-    r
-}
-
 fn fault_at(va: GuestVa, len: usize, left: usize) -> Fault {
     let done = u64::try_from(len - left.min(len)).unwrap_or(0);
     Fault(GuestVa::new(va.raw().wrapping_add(done)))
@@ -115,14 +100,14 @@ impl GuestMem for Metal {
         let len = dst.len();
         // SAFETY: `dst` is the hypervisor's; the source lies outside the hypervisor's area, and a fault there makes the copy
         // return early.
-        let left = with_user_access(|| unsafe { stubs::guest_copy(dst.as_mut_ptr(), from, len) });
+        let left = unsafe { stubs::guest_copy(dst.as_mut_ptr(), from, len) };
         if left == 0 { Ok(()) } else { Err(fault_at(src, len, left)) }
     }
 
     fn copy_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
         let to = guest_range(dst, src.len())?;
         // SAFETY: as above, the other way round; CR0.WP is set, so read-only pages of the guest fault.
-        let left = with_user_access(|| unsafe { stubs::guest_copy(to, src.as_ptr(), src.len()) });
+        let left = unsafe { stubs::guest_copy(to, src.as_ptr(), src.len()) };
         if left == 0 { Ok(()) } else { Err(fault_at(dst, src.len(), left)) }
     }
 }

@@ -49,6 +49,8 @@ ranks! {
     HEAP = 50;
     /// The hypervisor's own heap.
     HV_HEAP = 52;
+    /// The table of debug keys.
+    CONSOLE_KEYS = 58;
     /// The console ring and the serial port.
     CONSOLE = 60;
 }

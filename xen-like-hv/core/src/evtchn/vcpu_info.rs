@@ -62,6 +62,11 @@ impl VcpuEvents {
         if info == 0 { None } else { m.words(Mfn::new(info >> 12)).get(index) }
     }
 
+    /// The first word of `vcpu_info`: bytes pending and mask.
+    pub fn upcall_word<'m>(&self, m: &'m impl Frames) -> Option<&'m AtomicU64> {
+        self.word(m, 0)
+    }
+
     /// Sets a bit of `evtchn_pending_sel`; whether it was clear.
     pub(super) fn select(&self, m: &impl Frames, bit: u32) -> bool {
         let bit = 1_u64.checked_shl(bit).unwrap_or(0);

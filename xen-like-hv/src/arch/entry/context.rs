@@ -3,7 +3,6 @@
 //! Extended state is switched eagerly, so that no register of one vcpu is ever there for another to see (I17, XSA-267).
 #![expect(unsafe_code, reason = "reads and writes registers of the CPU")]
 
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::entry::GuestMode;
@@ -13,6 +12,7 @@ use hv_core::vcpu::Vcpu;
 use hv_core::{Machine, UserRegs};
 use x86_64::registers::model_specific::Msr;
 
+use super::cpu_info::NO_UPCALL;
 use super::current::cpu_info;
 use super::stubs::load_data_segment;
 use crate::machine::Metal;
@@ -20,9 +20,6 @@ use crate::machine::Metal;
 const MSR_FS_BASE: u32 = 0xc000_0100;
 const MSR_GS_BASE: u32 = 0xc000_0101;
 const MSR_KERNEL_GS_BASE: u32 = 0xc000_0102;
-
-/// What `upcall_word` points to where there is no `vcpu_info`.
-static NO_UPCALL: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn read_msr(index: u32) -> u64 {
     // SAFETY: the callers read MSRs that every x86-64 CPU has.
@@ -115,7 +112,7 @@ pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
 fn load_tables(m: &Metal, vcpu: &Vcpu) {
     let tables = vcpu.entry.tables.lock();
     m.load_gdt(tables.gdt_frames(), tables.gdt_entries());
-    m.load_ldt(tables.ldt_frames(), tables.ldt_entries());
+    m.load_ldt(tables.ldt_frames(), tables.ldt().1);
 }
 
 /// Selectors first, bases afterwards: loading a selector changes its base.

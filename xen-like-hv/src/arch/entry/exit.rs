@@ -48,8 +48,8 @@ fn interrupts(hv: &Hypervisor, m: &Metal, todo: u32) {
     if todo & work::PIRQ != 0 {
         crate::arch::irq::deliver_pirqs(hv, m);
     }
-    if todo & work::CONSOLE != 0 {
-        hv_core::domain::notify::console(hv, m);
+    if todo & work::CONSOLE != 0 && crate::debug_keys::poll() {
+        hv_core::evtchn::send_global_virq(hv, m, pv_abi::evtchn::VirqKind::Console);
     }
 }
 

@@ -1,41 +1,35 @@
-//! The interrupt descriptor table: one for all pcpus, filled before the first of them loads it.
+//! The interrupt descriptor table: one for all pcpus.
 #![expect(unsafe_code, reason = "loads IDTR")]
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::cpu_info::ist;
-use super::stubs::{VECTOR_STUB_BYTES, vector_stubs};
-
-/// The hypervisor's 64-bit code selector.
-pub(crate) const HYPERVISOR_CS: u16 = 0xe008;
+use super::stubs::vector_stub;
+use crate::arch::cpu::gdt::{HV_CS, ist};
 
 /// A gate is two words.
-static IDT: [[AtomicU64; 2]; 256] = [const { [const { AtomicU64::new(0) }; 2] }; 256];
+static TABLE: [[AtomicU64; 2]; 256] = [const { [const { AtomicU64::new(0) }; 2] }; 256];
 
 /// Vectors that a guest may raise by an instruction: `int3`, `into` and the system-call vector.
 const RING_3_VECTORS: [usize; 3] = [3, 4, 0x80];
+/// Present, 64-bit interrupt gate (Intel SDM volume 3, 6.14.1).
+const GATE: u64 = 0x8e00;
 
-fn ist_of(vector: usize) -> u8 {
-    match vector {
-        1 => ist::DEBUG,
-        2 => ist::NMI,
-        8 => ist::DOUBLE_FAULT,
-        18 => ist::MACHINE_CHECK,
-        _ => 0,
-    }
+/// Whether gates name stacks of their own, which need a TSS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stacks {
+    None,
+    Own,
 }
 
-/// Fills the table.
-pub(crate) fn fill() {
-    let base = (&raw const vector_stubs).expose_provenance();
-    for (vector, gate) in IDT.iter().enumerate() {
-        let handler = u64::try_from(base + vector * VECTOR_STUB_BYTES).unwrap_or(0);
+fn fill(selector: u16, stacks: Stacks) {
+    for (vector, gate) in TABLE.iter().enumerate() {
+        let handler = vector_stub(vector);
         let dpl = if RING_3_VECTORS.contains(&vector) { 3 } else { 0 };
-        // Present, 64-bit interrupt gate (SDM vol. 3, 6.14.1).
-        let attributes = 0x8e00_u64 | dpl << 13 | u64::from(ist_of(vector));
+        let ist = if stacks == Stacks::Own { ist::of_vector(vector) } else { 0 };
+        let attributes = GATE | dpl << 13 | ist;
         let low = (handler & 0xffff)
-            | u64::from(HYPERVISOR_CS) << 16
+            | u64::from(selector) << 16
             | attributes << 32
             | (handler >> 16 & 0xffff) << 48;
         gate[0].store(low, Relaxed);
@@ -43,15 +37,29 @@ pub(crate) fn fill() {
     }
 }
 
+/// First table, for exceptions during boot: on the boot GDT, without stacks of their own.
+pub(crate) fn init_early() {
+    fill(8, Stacks::None);
+    load();
+}
+
+/// The final table, once GDT and TSS are loaded.
+pub(crate) fn init() {
+    fill(HV_CS, Stacks::Own);
+    load();
+}
+
+/// What LIDT and LGDT read.
+#[repr(C, packed)]
+pub(crate) struct TablePointer {
+    pub(crate) limit: u16,
+    pub(crate) base: u64,
+}
+
 /// Loads the table on this pcpu.
 pub(crate) fn load() {
-    #[repr(C, packed)]
-    struct Pointer {
-        limit: u16,
-        base: u64,
-    }
-    let base = u64::try_from((&raw const IDT).expose_provenance()).unwrap_or(0);
-    let pointer = Pointer { limit: 4095, base };
+    let base = u64::try_from((&raw const TABLE).expose_provenance()).unwrap_or(0);
+    let pointer = TablePointer { limit: 0xfff, base };
     // SAFETY: the table is static and filled with gates to the stubs.
-    unsafe { core::arch::asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) }
 }

@@ -5,7 +5,10 @@
 //! one word below, which also keeps calls 16-byte aligned.
 //!
 //! The SYSCALL stubs exist once per pcpu, because SYSCALL brings no stack and the hypervisor owns no segment base: each
-//! names its own stack slot by address.
+//! names its own stack block by address.
+//!
+//! Instructions at which a guest's operand may fault are listed in `.fixup_table` with the place to go on at. The
+//! three-byte no-operations listed in `.stac_sites` and `.clac_sites` become STAC and CLAC where the CPU has SMAP.
 #![expect(unsafe_code, reason = "entry and exit are assembly")]
 
 use core::arch::global_asm;
@@ -14,14 +17,14 @@ use core::mem::offset_of;
 use hv_core::UserRegs;
 use hv_core::regs::TRAP_SYSCALL;
 
-use super::cpu_info::CpuInfo;
+use super::cpu_info::{CpuInfo, REGS_END_FROM_TOP, STACK_SIZE};
 
 /// Pcpus for which SYSCALL stubs exist.
 pub(crate) const MAX_STUBS: usize = 64;
 /// Bytes between two SYSCALL stubs.
-pub(crate) const SYSCALL_STUB_BYTES: usize = 64;
+const SYSCALL_STUB_BYTES: usize = 64;
 /// Bytes between two vector stubs.
-pub(crate) const VECTOR_STUB_BYTES: usize = 16;
+const VECTOR_STUB_BYTES: usize = 16;
 
 global_asm!(
     r#"
@@ -59,6 +62,30 @@ global_asm!(
         mov rdi, [rsp + \base + 112]
     .endm
 
+    .macro CLAC_SITE
+    .Lclac_\@:
+        .byte 0x0f, 0x1f, 0x00
+        .pushsection .clac_sites, "a", @progbits
+        .quad .Lclac_\@
+        .popsection
+    .endm
+
+    .macro STAC_SITE
+    .Lstac_\@:
+        .byte 0x0f, 0x1f, 0x00
+        .pushsection .stac_sites, "a", @progbits
+        .quad .Lstac_\@
+        .popsection
+    .endm
+
+    // The instruction that follows may fault; execution then goes on at `to`.
+    .macro MAY_FAULT to
+    .Lfault_\@:
+        .pushsection .fixup_table, "a", @progbits
+        .quad .Lfault_\@, \to
+        .popsection
+    .endm
+
     .section .text.entry, "ax", @progbits
 
     // One stub per vector. #DF #TS #NP #SS #GP #PF #AC #CP #VC #SX push an error code themselves.
@@ -91,11 +118,9 @@ global_asm!(
         PUSH_REGS
         test byte ptr [rsp + {cs}], 3
         jz trap_from_hypervisor
-        // rsp is &CpuInfo.regs
-        cmp byte ptr [rip + smap_in_use], 0
-        je 1f
-        clac
-    1:  mov rdi, rsp
+        // rsp is &CpuInfo.regs. A trap leaves AC as it was, and ring 3 may have set it.
+        CLAC_SITE
+        mov rdi, rsp
         sub rsp, 8
         xor ebp, ebp
         call guest_trap
@@ -231,16 +256,15 @@ global_asm!(
     .set cpu, 0
     .rept {max_stubs}
         .balign 64
-        mov [rip + syscall_scratch + 8 * cpu], rsp
-        mov rsp, [rip + syscall_stacks + 8 * cpu]
-        push {ss}
-        push qword ptr [rip + syscall_scratch + 8 * cpu]
+        mov [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}], rsp
+        lea rsp, [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}]
         jmp syscall_entry_64
         .set cpu, cpu + 1
     .endr
 
     .balign 16
     syscall_entry_64:
+        mov qword ptr [rsp + 8], {ss}
         push r11
         push {cs64}
         push rcx
@@ -259,16 +283,15 @@ global_asm!(
     .set cpu, 0
     .rept {max_stubs}
         .balign 64
-        mov [rip + syscall_scratch + 8 * cpu], rsp
-        mov rsp, [rip + syscall_stacks + 8 * cpu]
-        push {ss}
-        push qword ptr [rip + syscall_scratch + 8 * cpu]
+        mov [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}], rsp
+        lea rsp, [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}]
         jmp syscall_entry_32
         .set cpu, cpu + 1
     .endr
 
     .balign 16
     syscall_entry_32:
+        mov qword ptr [rsp + 8], {ss}
         push r11
         push {cs32}
         push rcx
@@ -301,51 +324,49 @@ global_asm!(
         jmp exit_to_guest
 
     // Copies between guest and hypervisor: rdi to, rsi from, rdx bytes. Returns the bytes that were not copied. A fault
-    // in the range makes it return early.
+    // makes it return early.
     .balign 16
     .globl guest_copy
     guest_copy:
         mov rcx, rdx
         shr rcx, 3
         and edx, 7
-    .globl guest_copy_words
-    guest_copy_words:
+        STAC_SITE
+        MAY_FAULT guest_copy_fault_words
         rep movsq
         mov ecx, edx
-    .globl guest_copy_bytes
-    guest_copy_bytes:
+        MAY_FAULT guest_copy_fault_bytes
         rep movsb
+        CLAC_SITE
         xor eax, eax
         ret
-    .globl guest_copy_fault_words
     guest_copy_fault_words:
+        CLAC_SITE
         lea rax, [rdx + rcx * 8]
         ret
-    .globl guest_copy_fault_bytes
     guest_copy_fault_bytes:
+        CLAC_SITE
         mov rax, rcx
         ret
 
-    // Loads GS with edi between two SWAPGS, so that the hidden base takes the descriptor's. Returns 0, or 1 after a fault
-    // (GS is then null).
+    // Loads GS with edi between two SWAPGS, so that the hidden base takes the descriptor's. Returns 0, or 1 after a
+    // fault (GS is then null).
     .balign 16
     .globl load_user_gs
     load_user_gs:
         xor eax, eax
         swapgs
-    .globl load_user_gs_at
-    load_user_gs_at:
+        MAY_FAULT load_user_gs_fault
         mov gs, edi
     1:  swapgs
         ret
-    .globl load_user_gs_fault
     load_user_gs_fault:
         xor edi, edi
         mov gs, edi
         mov eax, 1
         jmp 1b
 
-    // Loads a data selector (edi: 0 DS, 1 ES, 2 FS; esi: selector). A selector that does not load becomes null.
+    // Loads a data selector (edi: 0 DS, 1 ES, 2 FS; esi: selector). Returns 0, or 1 after a fault.
     .balign 16
     .globl load_data_segment
     load_data_segment:
@@ -353,57 +374,52 @@ global_asm!(
         cmp edi, 1
         je 2f
         ja 3f
-    .globl load_ds_at
-    load_ds_at:
+        MAY_FAULT load_data_segment_fault
         mov ds, esi
         ret
     2:
-    .globl load_es_at
-    load_es_at:
+        MAY_FAULT load_data_segment_fault
         mov es, esi
         ret
     3:
-    .globl load_fs_at
-    load_fs_at:
+        MAY_FAULT load_data_segment_fault
         mov fs, esi
         ret
-    .globl load_data_segment_fault
     load_data_segment_fault:
         mov eax, 1
         ret
 
-    // RDMSR and WRMSR that may fault: ecx is in edi, the value in rsi. Return 1 after a fault.
+    // RDMSR that may fault: edi the index, rsi where the value goes. Returns 0, or 1 after a fault.
     .balign 16
     .globl read_msr_safe
     read_msr_safe:
         mov ecx, edi
-    .globl read_msr_at
-    read_msr_at:
+        MAY_FAULT read_msr_fault
         rdmsr
         mov [rsi], eax
         mov [rsi + 4], edx
         xor eax, eax
         ret
-    .globl msr_fault
-    msr_fault:
+    read_msr_fault:
         mov eax, 1
         ret
 
-    .section .data.entry, "aw", @progbits
-    .balign 64
-    .globl syscall_stacks
-    syscall_stacks: .fill {max_stubs}, 8, 0
-    .globl syscall_scratch
-    syscall_scratch: .fill {max_stubs}, 8, 0
-    .globl smap_in_use
-    smap_in_use: .byte 0
+    // Goes on in rsi, which does not return, on the stack that ends at rdi.
+    .balign 16
+    .globl switch_stack
+    switch_stack:
+        mov rsp, rdi
+        xor ebp, ebp
+        call rsi
+        ud2
+
     .text
     "#,
     regs = const offset_of!(CpuInfo, regs),
     work = const offset_of!(CpuInfo, work),
     upcall_word = const offset_of!(CpuInfo, upcall_word),
-    regs_end_from_top = const super::cpu_info::REGS_END_FROM_TOP,
-    stack_mask = const super::cpu_info::STACK_SIZE - 1,
+    regs_end_from_top = const REGS_END_FROM_TOP,
+    stack_mask = const STACK_SIZE - 1,
     cs = const offset_of!(UserRegs, cs),
     rip = const offset_of!(UserRegs, rip),
     rflags = const offset_of!(UserRegs, rflags),
@@ -417,36 +433,21 @@ global_asm!(
     cs32 = const hv_core::regs::GUEST_CS32,
     user_flags = const hv_core::regs::RFLAGS_IF | hv_core::regs::RFLAGS_FIXED,
     max_stubs = const MAX_STUBS,
+    stack_size = const STACK_SIZE,
+    rsp_slot = const STACK_SIZE - REGS_END_FROM_TOP - 16,
 );
 
-// SAFETY: the symbols are defined above; those used as data are only addressed, or accessed as the types below.
+// SAFETY: the symbols are defined above, and the site tables by the linker script; the functions have these types.
 unsafe extern "C" {
-    /// 256 stubs of [`VECTOR_STUB_BYTES`].
-    pub(crate) static vector_stubs: [u8; 256 * VECTOR_STUB_BYTES];
-    /// [`MAX_STUBS`] stubs of [`SYSCALL_STUB_BYTES`].
-    pub(crate) static syscall_stubs: [u8; MAX_STUBS * SYSCALL_STUB_BYTES];
-    /// [`MAX_STUBS`] stubs of [`SYSCALL_STUB_BYTES`].
-    pub(crate) static syscall_compat_stubs: [u8; MAX_STUBS * SYSCALL_STUB_BYTES];
-    /// Address of the SYSENTER entry.
-    pub(crate) static sysenter_entry: u8;
-    /// The IRETQ that returns to a guest.
-    pub(crate) static guest_iretq: u8;
-    pub(crate) static guest_copy_words: u8;
-    pub(crate) static guest_copy_bytes: u8;
-    pub(crate) static guest_copy_fault_words: u8;
-    pub(crate) static guest_copy_fault_bytes: u8;
-    pub(crate) static load_user_gs_at: u8;
-    pub(crate) static load_user_gs_fault: u8;
-    pub(crate) static load_ds_at: u8;
-    pub(crate) static load_es_at: u8;
-    pub(crate) static load_fs_at: u8;
-    pub(crate) static load_data_segment_fault: u8;
-    pub(crate) static read_msr_at: u8;
-    pub(crate) static msr_fault: u8;
-    /// Stack of each pcpu's SYSCALL stub: the address behind `CpuInfo.regs`.
-    pub(crate) static syscall_stacks: [core::sync::atomic::AtomicU64; MAX_STUBS];
-    /// Whether traps from guests have to clear RFLAGS.AC (SMAP is on).
-    pub(crate) static smap_in_use: core::sync::atomic::AtomicU8;
+    static vector_stubs: u8;
+    static syscall_stubs: u8;
+    static syscall_compat_stubs: u8;
+    static sysenter_entry: u8;
+    static guest_iretq: u8;
+    static __clac_sites_start: u64;
+    static __clac_sites_end: u64;
+    static __stac_sites_start: u64;
+    static __stac_sites_end: u64;
     /// Copies bytes between guest and hypervisor; returns what is left.
     pub(crate) fn guest_copy(dst: *mut u8, src: *const u8, len: usize) -> usize;
     /// Loads the user GS selector; returns 0 or 1.
@@ -455,4 +456,57 @@ unsafe extern "C" {
     pub(crate) fn load_data_segment(which: u32, selector: u32) -> u32;
     /// Reads an MSR; returns 0 or 1.
     pub(crate) fn read_msr_safe(index: u32, value: *mut u64) -> u32;
+    fn switch_stack(end: u64, to: extern "C" fn() -> !) -> !;
+}
+
+fn address(symbol: *const u8) -> u64 {
+    u64::try_from(symbol.expose_provenance()).unwrap_or(0)
+}
+
+/// Where the stub of a vector lies.
+pub(crate) fn vector_stub(vector: usize) -> u64 {
+    address(&raw const vector_stubs) + (vector * VECTOR_STUB_BYTES) as u64
+}
+
+/// Where a pcpu's SYSCALL (64-bit, compatibility) and SYSENTER arrive.
+pub(crate) fn system_call_entries(cpu: usize) -> [u64; 3] {
+    let offset = (cpu.min(MAX_STUBS - 1) * SYSCALL_STUB_BYTES) as u64;
+    [
+        address(&raw const syscall_stubs) + offset,
+        address(&raw const syscall_compat_stubs) + offset,
+        address(&raw const sysenter_entry),
+    ]
+}
+
+/// The IRETQ that returns to a guest.
+pub(crate) fn guest_iretq_address() -> u64 {
+    address(&raw const guest_iretq)
+}
+
+/// Puts STAC and CLAC where they are needed. Called while the image is still writable, before the final page tables.
+pub(crate) fn patch_smap(smap: bool) {
+    if smap {
+        patch(&raw const __stac_sites_start, &raw const __stac_sites_end, 0xcb);
+        patch(&raw const __clac_sites_start, &raw const __clac_sites_end, 0xca);
+    }
+}
+
+fn patch(start: *const u64, end: *const u64, last_byte: u8) {
+    for index in 0..(end.addr() - start.addr()) / 8 {
+        // SAFETY: the linker script puts the addresses of three-byte no-operations between the two symbols; the boot
+        // tables map them writable, and no other CPU runs.
+        unsafe {
+            let at = usize::try_from(start.add(index).read()).unwrap_or(0);
+            core::ptr::with_exposed_provenance_mut::<[u8; 3]>(at).write_unaligned([0x0f, 0x01, last_byte]);
+        }
+    }
+}
+
+/// Goes on in `to` on another stack, for good.
+///
+/// # Safety
+/// `end` must be the end of an unused, mapped stack, 16-byte aligned; nothing on the present stack may be needed.
+pub(crate) unsafe fn switch_to(end: u64, to: extern "C" fn() -> !) -> ! {
+    // SAFETY: the caller vouches for the stack.
+    unsafe { switch_stack(end, to) }
 }

@@ -7,50 +7,78 @@
 use hv_core::UserRegs;
 use hv_core::regs::{RFLAGS_TF, TRAP_SYSCALL};
 
-use super::cpu_info::cpu_info_address;
+use super::cpu_info::{CpuInfo, cpu_info_address};
 use super::current::cpu_info;
 use super::stubs;
+use crate::arch::cpu::regs;
+use crate::arch::irq::apic;
+use crate::panic;
 
-/// Vectors whose cause may be an operand of a guest: #NP, #SS, #GP, #PF.
-const EXPECTED: [u32; 4] = [11, 12, 13, 14];
+/// First vector that is not the CPU's own.
+pub(crate) const EXCEPTIONS: u32 = 32;
+const NMI: u32 = 2;
 
-fn address(symbol: *const u8) -> u64 {
-    u64::try_from(symbol.expose_provenance()).unwrap_or(0)
+// SAFETY: the linker script defines both.
+unsafe extern "C" {
+    static __fixup_start: [u64; 2];
+    static __fixup_end: [u64; 2];
 }
 
-/// Instructions that may fault and where to go on then.
-fn fixup(rip: u64) -> Option<u64> {
-    let table = [
-        (&raw const stubs::guest_copy_words, &raw const stubs::guest_copy_fault_words),
-        (&raw const stubs::guest_copy_bytes, &raw const stubs::guest_copy_fault_bytes),
-        (&raw const stubs::load_user_gs_at, &raw const stubs::load_user_gs_fault),
-        (&raw const stubs::load_ds_at, &raw const stubs::load_data_segment_fault),
-        (&raw const stubs::load_es_at, &raw const stubs::load_data_segment_fault),
-        (&raw const stubs::load_fs_at, &raw const stubs::load_data_segment_fault),
-        (&raw const stubs::read_msr_at, &raw const stubs::msr_fault),
+/// Where to go on after a fault of the instruction at `rip`: the table has pairs (instruction, continuation).
+fn fixup_of(rip: u64) -> Option<u64> {
+    let (start, end) = (&raw const __fixup_start, &raw const __fixup_end);
+    let count = (end.addr() - start.addr()) / size_of::<[u64; 2]>();
+    // SAFETY: the linker script puts the whole table between the two symbols; it is never written.
+    let table = unsafe { core::slice::from_raw_parts(start, count) };
+    table.iter().find(|pair| pair[0] == rip).map(|pair| pair[1])
+}
+
+/// Names an exception for people.
+pub(crate) fn name(vector: u32) -> &'static str {
+    const NAMES: [&str; 22] = [
+        "#DE divide error",
+        "#DB debug",
+        "NMI",
+        "#BP breakpoint",
+        "#OF overflow",
+        "#BR bound",
+        "#UD invalid opcode",
+        "#NM no math unit",
+        "#DF double fault",
+        "coprocessor overrun",
+        "#TS invalid TSS",
+        "#NP segment not present",
+        "#SS stack fault",
+        "#GP general protection",
+        "#PF page fault",
+        "reserved",
+        "#MF math fault",
+        "#AC alignment",
+        "#MC machine check",
+        "#XM SIMD fault",
+        "#VE virtualisation",
+        "#CP control protection",
     ];
-    table.iter().find(|(at, _)| address(*at) == rip).map(|(_, to)| address(*to))
+    usize::try_from(vector).ok().and_then(|v| NAMES.get(v)).copied().unwrap_or("exception")
 }
 
 /// An exception or interrupt while the hypervisor ran. Returns 0 to go on, or the `CpuInfo` from which to leave to the
 /// guest.
 #[unsafe(no_mangle)]
-extern "C" fn hypervisor_trap(regs: &mut UserRegs) -> usize {
-    let vector = regs.entry_vector;
-    if vector >= 32 {
+extern "C" fn hypervisor_trap(frame: &mut UserRegs) -> usize {
+    let vector = frame.entry_vector;
+    if vector >= EXCEPTIONS {
         crate::arch::irq::handle(vector);
         return 0;
     }
-    if EXPECTED.contains(&vector) {
-        if let Some(to) = fixup(regs.rip) {
-            regs.rip = to;
-            return 0;
-        }
-        if regs.rip == address(&raw const stubs::guest_iretq) {
-            return return_failed(regs);
-        }
+    if let Some(to) = fixup_of(frame.rip) {
+        frame.rip = to;
+        return 0;
     }
-    crate::panic::fatal_trap(regs)
+    if frame.rip == stubs::guest_iretq_address() {
+        return return_failed(frame);
+    }
+    panic::exception(frame, regs::read_cr2())
 }
 
 /// IRETQ to the guest faulted. Its frame is still in `CpuInfo.regs`; the general registers had been loaded and are in the
@@ -59,7 +87,7 @@ fn return_failed(nested: &UserRegs) -> usize {
     let general = *nested;
     let info = cpu_info_address(core::ptr::from_ref(cpu_info()).addr());
     let target: *mut UserRegs =
-        core::ptr::with_exposed_provenance_mut(info + core::mem::offset_of!(super::cpu_info::CpuInfo, regs));
+        core::ptr::with_exposed_provenance_mut(info + core::mem::offset_of!(CpuInfo, regs));
     // SAFETY: the record at the top of this pcpu's stack; nothing else refers to its `regs` now, as the entry that filled it
     // has ended.
     let regs = unsafe { &mut *target };
@@ -79,10 +107,15 @@ fn return_failed(nested: &UserRegs) -> usize {
 
 /// NMI, double fault, machine check.
 #[unsafe(no_mangle)]
-extern "C" fn ist_trap(regs: &mut UserRegs) {
-    match regs.entry_vector {
-        2 => crate::arch::irq::nmi(regs),
-        _ => crate::panic::fatal_trap(regs),
+extern "C" fn ist_trap(regs: &UserRegs) {
+    if regs.entry_vector != NMI {
+        panic::exception(regs, crate::arch::cpu::regs::read_cr2());
+    }
+    if panic::in_progress() {
+        panic::stop_this_cpu();
+    }
+    if !apic::take_expected_nmi() {
+        log::warn!("unexpected NMI at {:#x}", regs.rip);
     }
 }
 

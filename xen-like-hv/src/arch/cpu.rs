@@ -1,0 +1,12 @@
+//! The CPU: registers, descriptor tables, features, start-up of the other processors.
+
+pub(crate) mod features;
+pub(crate) mod gdt;
+pub(crate) mod port;
+pub(crate) mod regs;
+pub(crate) mod setup;
+pub(crate) mod smp;
+
+mod guest_state;
+
+pub(crate) use guest_state::{has_xsave, load_xcr0, set_guest_cr4, set_task_switched, write_debug_register};

@@ -1,0 +1,63 @@
+//! Interrupts between pcpus: look at your runqueue, flush your TLB.
+//!
+//! A flush is asked for by drawing a ticket from the target's counter and waiting until the target has served it. The
+//! target serves all tickets drawn so far with one flush. Whoever waits serves its own pcpu meanwhile, so two pcpus
+//! that wait for one another with interrupts off get on.
+
+use super::{apic, vectors};
+use crate::arch::mm::tlb;
+use crate::percpu;
+use core::sync::atomic::Ordering;
+
+/// Serves what others asked of this pcpu's TLB. Called by the interrupt handler and by every spin loop.
+pub(crate) fn serve_flush() {
+    let this = percpu::this();
+    let wanted = this.flush_requested.load(Ordering::SeqCst);
+    if this.flush_done.load(Ordering::Relaxed) != wanted {
+        tlb::flush_local();
+        this.flush_done.store(wanted, Ordering::SeqCst);
+    }
+}
+
+/// Flushes the TLBs of the pcpus in `mask`, global entries too, and returns when all have done so.
+pub(crate) fn flush_on(mask: u64) {
+    let own = percpu::this_cpu();
+    let others = mask & percpu::all_mask() & !(1 << own);
+    let mut tickets = [0u64; percpu::MAX_PCPUS];
+    for cpu in bits(others) {
+        tickets[cpu] = percpu::record(cpu).flush_requested.fetch_add(1, Ordering::SeqCst) + 1;
+        apic::send(cpu, vectors::FLUSH);
+    }
+    if mask & 1 << own != 0 {
+        tlb::flush_local();
+    }
+    for cpu in bits(others) {
+        while percpu::record(cpu).flush_done.load(Ordering::SeqCst) < tickets[cpu] {
+            hv_sync::relax();
+        }
+    }
+}
+
+/// Asks a pcpu to look at its runqueue; returns at once.
+pub(crate) fn reschedule(cpu: usize) {
+    if cpu == percpu::this_cpu() {
+        percpu::raise(percpu::softirq::RESCHED);
+    } else {
+        apic::send(cpu, vectors::RESCHEDULE);
+    }
+}
+
+/// Stops all other pcpus for good, by NMI, since they may run with interrupts off. Only in a panic.
+pub(crate) fn stop_others() {
+    if !apic::is_ready() {
+        return;
+    }
+    for cpu in bits(percpu::all_mask() & !(1 << percpu::this_cpu())) {
+        apic::send_nmi(cpu);
+    }
+}
+
+/// The numbers of the set bits.
+pub(crate) fn bits(mask: u64) -> impl Iterator<Item = usize> {
+    (0..percpu::MAX_PCPUS).filter(move |cpu| mask >> cpu & 1 != 0)
+}

@@ -1,0 +1,28 @@
+//! The regular end of the machine's work.
+
+use crate::arch::power;
+use crate::boot;
+use crate::log::print_line;
+use pv_abi::sched::ShutdownReason;
+
+/// dom0 has shut down: tells so on a line that test harnesses look for, then switches off or restarts.
+pub(crate) fn domain_ended(reason: u32) {
+    let reason = ShutdownReason::from_raw(reason);
+    let name = match reason {
+        Some(ShutdownReason::Poweroff) => "poweroff",
+        Some(ShutdownReason::Reboot) => "reboot",
+        Some(ShutdownReason::Suspend) => "suspend",
+        Some(ShutdownReason::Watchdog) => "watchdog",
+        Some(ShutdownReason::SoftReset) => "soft_reset",
+        Some(ShutdownReason::Crash) | None => "crash",
+    };
+    print_line!("hv: dom0 shut down: reason={name}");
+    match reason {
+        Some(ShutdownReason::Poweroff) => power::power_off(),
+        _ if boot::options().noreboot => {
+            print_line!("hv: not restarting, as asked");
+            power::power_off()
+        }
+        _ => power::reboot(),
+    }
+}
