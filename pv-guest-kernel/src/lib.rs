@@ -31,6 +31,7 @@ mod boot;
 pub mod console;
 mod context;
 pub mod event;
+pub mod grant;
 pub mod hypercall;
 mod local;
 pub mod memory;

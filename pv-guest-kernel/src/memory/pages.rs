@@ -143,6 +143,10 @@ unsafe impl Live for core::sync::atomic::AtomicU16 {}
 unsafe impl Live for core::sync::atomic::AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Live for core::sync::atomic::AtomicU64 {}
+// SAFETY: a page of atomics.
+unsafe impl Live for pv_abi::io::console::XenconsInterface {}
+// SAFETY: a page of atomics.
+unsafe impl Live for pv_abi::io::xenstore::XenstoreDomainInterface {}
 // SAFETY: an array of what may change may change.
 unsafe impl<T: Live, const N: usize> Live for [T; N] {}
 
@@ -167,10 +171,17 @@ impl<'a> Area<'a> {
         self.length == 0
     }
 
+    /// The kernel's address of a range, if it lies within the area.
+    #[must_use]
+    pub fn address(&self, offset: usize, length: usize) -> Option<u64> {
+        let end = offset.checked_add(length)?;
+        (end <= self.length).then(|| self.start + offset as u64)
+    }
+
     fn check(&self, offset: usize, length: usize) -> u64 {
-        let end = offset.checked_add(length);
-        assert!(end.is_some_and(|end| end <= self.length), "outside of the area");
-        self.start + offset as u64
+        let address = self.address(offset, length);
+        assert!(address.is_some(), "outside of the area");
+        address.unwrap_or(self.start)
     }
 
     /// Copies bytes out.
