@@ -354,14 +354,25 @@ impl FrameTable {
     ///
     /// # Errors
     /// `NotOwned`: no such frame, another's, or being freed (XSA-32). `Overflow`.
+    #[inline]
     pub fn get_page(&self, mfn: Mfn, owner: DomId) -> Result<PageRef<'_>, FrameError> {
+        self.get_page_below(mfn, owner, CountInfo::MAX_COUNT)
+    }
+
+    /// As [`Self::get_page`], for the hypervisor's own passing need: it succeeds where guests have used the count up.
+    pub(crate) fn get_page_passing(&self, mfn: Mfn, owner: DomId) -> Result<PageRef<'_>, FrameError> {
+        self.get_page_below(mfn, owner, CountInfo::MAX_PASSING)
+    }
+
+    #[inline]
+    fn get_page_below(&self, mfn: Mfn, owner: DomId, max: u64) -> Result<PageRef<'_>, FrameError> {
         let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
         let mut now = page.count_info();
         loop {
             if !now.is_owned_by(owner) || now.count() == 0 {
                 return Err(FrameError::NotOwned);
             }
-            if now.count() >= CountInfo::MAX_COUNT {
+            if now.count() >= max {
                 return Err(FrameError::Overflow);
             }
             match page.swap_count_info(now, now.plus_one()) {

@@ -167,7 +167,10 @@ impl CountInfo {
     const SPECIAL: u64 = 1 << 59;
     const OWNER_SHIFT: u32 = 32;
     const COUNT: u64 = 0xffff_ffff;
+    /// Guests' references stop here.
     pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
+    /// The hypervisor's passing ones have some room above.
+    pub(crate) const MAX_PASSING: u64 = 0xf000_0000;
 
     /// A word with a state alone.
     pub(crate) const fn of(state: FrameState) -> Self {

@@ -8,6 +8,8 @@ pub mod callback_op;
 pub mod console_io;
 pub mod debugreg;
 pub mod guest_ptr;
+pub mod mmu;
+pub mod mmuext;
 pub mod multicall;
 pub mod physdev_op;
 pub mod sched_op;
@@ -90,16 +92,16 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::CallbackOp => callback_op::callback_op(cx, args),
         Hypercall::EventChannelOp => evtchn::event_channel_op(cx, args),
         Hypercall::PhysdevOp => physdev_op::physdev_op(cx, args),
+        Hypercall::MmuUpdate => mmu::mmu_update(cx, args),
+        Hypercall::MmuextOp => mmuext::mmuext_op(cx, args),
+        Hypercall::UpdateVaMapping => mmu::update_va_mapping(cx, args),
+        Hypercall::UpdateVaMappingOtherdomain => mmu::update_va_mapping_otherdomain(cx, args),
         // Not here yet.
-        Hypercall::MmuUpdate
-        | Hypercall::SetGdt
+        Hypercall::SetGdt
         | Hypercall::PlatformOp
         | Hypercall::UpdateDescriptor
         | Hypercall::MemoryOp
-        | Hypercall::UpdateVaMapping
         | Hypercall::GrantTableOp
-        | Hypercall::UpdateVaMappingOtherdomain
-        | Hypercall::MmuextOp
         | Hypercall::Sysctl
         | Hypercall::Domctl => Err(Exit::Err(Errno::NoSys)),
     }

@@ -1,31 +1,65 @@
-//! Page-table updates, pinning, base pointers.
+//! Page tables of guests: checked updates, pinning, base pointers, page faults.
+//!
+//! A guest's tables are the ones that the hardware walks. The guest can read but not write them; every change comes
+//! through here and is checked, so that no entry ever leads where the guest may not go.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`pte_rules`] | what an entry may be (pure) |
+//! | `leaf` | references of L1 entries |
+//! | `work` | validation and devalidation, preemptible |
+//! | [`tables`] | references to tables, pins, unfinished work |
+//! | [`update`] | changes of single entries |
+//! | [`roots`] | base pointers |
+//! | [`walk`] | finding the L1 entry of an address |
+//! | [`fault`], [`ptwr`] | page faults; writes of guests to their own tables, carried out for them |
+//! | [`grant_map`] | entries of granted frames |
+//! | [`teardown`] | a dying domain's frames |
+//! | [`audit`] | recounting everything |
+//!
+//! Neighbours: [`crate::frame`] below; the handlers in [`crate::hypercall`] above. Invariants: I1–I6, I9, I10, I12, I14.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use pv_abi::ids::Mfn;
 
+pub mod audit;
 pub mod fault;
+pub mod grant_map;
+pub(crate) mod leaf;
+pub mod pte_rules;
+pub mod ptwr;
+pub mod roots;
+pub mod tables;
+pub mod teardown;
+pub mod update;
+pub mod walk;
+pub(crate) mod work;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use leaf::Rights;
+pub use tables::{PendingSlot, Pt, TableError};
+pub use work::PtMachine;
 
 /// Page-table state of a domain as a whole.
 #[derive(Debug, Default)]
 pub struct DomainMm {
-    architectural_iopl: AtomicBool,
+    /// Work of its teardown.
+    pub(crate) teardown: PendingSlot,
 }
 
-impl DomainMm {
-    /// Whether the virtual IOPL shows in frames (`VMASST_TYPE_architectural_iopl`).
-    #[must_use]
-    pub fn architectural_iopl(&self) -> bool {
-        self.architectural_iopl.load(Relaxed)
-    }
-}
-
-/// Base pointers of a vcpu; 0 is none.
+/// Base pointers of a vcpu; 0 is none. Each owns a general and an L4 reference.
 #[derive(Debug, Default)]
 pub struct VcpuMm {
     kernel_root: AtomicU64,
     user_root: AtomicU64,
+    /// What a preempted call left.
+    pub(crate) pending: PendingSlot,
 }
 
 fn root_of(word: &AtomicU64) -> Option<Mfn> {

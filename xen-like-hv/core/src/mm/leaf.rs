@@ -1,0 +1,82 @@
+//! References of L1 entries.
+//!
+//! Invariant I3: a present entry that names a frame of RAM owns one general reference to it, and a writable one owns
+//! one writable type reference besides. Entries that name devices own nothing.
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::{DomId, Mfn};
+use pv_abi::pte::{Pte, PteFlags};
+
+use super::pte_rules::{self, CACHE_FLAGS};
+use crate::access::Privilege;
+use crate::frame::{FrameState, FrameTable, PageInfo, types};
+use crate::port::{Cpu, Tlb};
+
+/// On whose behalf an entry is written, and whose frames it may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Owner of the frames that may be named.
+    pub frames_of: DomId,
+    /// Whether devices may be named: the tables belong to a domain that controls them.
+    pub devices: Privilege,
+}
+
+/// Takes what a present L1 entry owns. Its flags have not been looked at yet.
+///
+/// # Errors
+/// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device.
+pub(crate) fn get(frames: &FrameTable, m: &(impl Tlb + Cpu), pte: Pte, rights: Rights) -> Result<(), Errno> {
+    pte_rules::check_l1_flags(pte)?;
+    let page = match frames.get_page(pte.mfn(), rights.frames_of) {
+        Ok(page) => page,
+        Err(_) => return get_device(frames, pte, rights),
+    };
+    if pte.flags().intersects(CACHE_FLAGS) {
+        // RAM is cached one way only (I10, XSA-154, XSA-402).
+        return Err(Errno::Inval);
+    }
+    if pte.flags().contains(PteFlags::RW) {
+        frames.get_writable_type(m, page.info())?;
+    }
+    page.into_raw();
+    Ok(())
+}
+
+#[cold]
+fn get_device(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno> {
+    if !frames.is_device(pte.mfn()) {
+        return Err(Errno::Inval);
+    }
+    match rights.devices {
+        Privilege::Control => Ok(()),
+        Privilege::Unprivileged => Err(Errno::Perm),
+    }
+}
+
+/// The frame to which a present entry owns references; `None` for a device.
+pub(crate) fn referenced(frames: &FrameTable, pte: Pte) -> Option<&'static PageInfo> {
+    frames.info(pte.mfn()).filter(|page| page.count_info().state() != FrameState::Device)
+}
+
+/// Gives up what a former L1 entry owned. `clock` was read after the entry could no longer be used for a new
+/// translation.
+pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
+    if !pte.is_present() {
+        return;
+    }
+    let Some(page) = referenced(frames, pte) else { return };
+    page.note_unmapped(clock);
+    if pte.flags().contains(PteFlags::RW) {
+        put_writable(pte.mfn(), page);
+    }
+    frames.put_raw(pte.mfn(), page);
+}
+
+/// Gives up the writable type reference of an entry that stays, read-only.
+pub(crate) fn put_writable(mfn: Mfn, page: &PageInfo) {
+    match types::put(page) {
+        types::TypePut::Done => {}
+        // A writable reference cannot be the last one of an audited type: broken accounting.
+        types::TypePut::Last => panic!("{mfn}: a writable mapping held a table's reference"),
+    }
+}

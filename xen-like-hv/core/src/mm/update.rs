@@ -1,0 +1,194 @@
+//! Changes of single page-table entries.
+//!
+//! The table is locked meanwhile, so its entry is changed by one CPU at a time; only the hardware sets accessed and
+//! dirty bits beside. Order (I3, I12): the new entry's references are taken, the entry is replaced by a locked
+//! instruction, the flush clock is read, the old entry's references are given up.
+//!
+//! No flush is needed here for safety: what the old entry led to keeps its type until its references are gone, and a
+//! frame whose mapping has ended is flushed before it gets another type or owner. The guest flushes for its own needs.
+//! (Xen flushes for changes above level 1 because of linear page tables, XSA-286; there are none here.)
+
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::{DomId, Mfn};
+use pv_abi::pte::{Level, Pte, PteFlags};
+
+use super::leaf::{self, Rights};
+use super::pte_rules;
+use super::tables::{Pt, TableError};
+use super::work::PtMachine;
+use crate::access::Privilege;
+use crate::frame::{FrameTable, PageRef, types};
+use crate::port::{Cpu, Tlb};
+
+/// How an entry is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Over whatever is there.
+    Replace,
+    /// Accessed and dirty bits that are set stay set.
+    PreserveAd,
+    /// If the entry still reads so.
+    IfUnchanged(u64),
+}
+
+/// A page table in use, locked.
+#[derive(Debug)]
+#[must_use]
+pub struct LockedTable<'t> {
+    page: PageRef<'t>,
+    level: Level,
+}
+
+impl<'t> LockedTable<'t> {
+    /// Locks a table in use.
+    ///
+    /// # Errors
+    /// The frame, where it is no table in use.
+    pub fn lock(page: PageRef<'t>) -> Result<Self, PageRef<'t>> {
+        match types::lock(page.info()) {
+            Some(level) => Ok(Self { page, level }),
+            None => Err(page),
+        }
+    }
+
+    /// Its level.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Its frame.
+    #[must_use]
+    pub fn mfn(&self) -> Mfn {
+        self.page.mfn()
+    }
+}
+
+impl Drop for LockedTable<'_> {
+    fn drop(&mut self) {
+        types::unlock(self.page.info());
+    }
+}
+
+/// Stores an entry over `old`, of which only the accessed and dirty bits may have changed meanwhile.
+///
+/// # Errors
+/// `EAGAIN` where they have, and that matters.
+#[inline]
+fn store(word: &AtomicU64, old: Pte, new: Pte, how: Store) -> Result<(), Errno> {
+    match how {
+        Store::Replace => {
+            word.swap(new.raw(), SeqCst);
+            Ok(())
+        }
+        Store::PreserveAd => {
+            store_preserving(word, old, new);
+            Ok(())
+        }
+        Store::IfUnchanged(expected) => {
+            let swapped = word.compare_exchange(expected, new.raw(), SeqCst, Relaxed);
+            swapped.map(|_| ()).map_err(|_| Errno::Again)
+        }
+    }
+}
+
+fn store_preserving(word: &AtomicU64, old: Pte, new: Pte) {
+    let keep = PteFlags::ACCESSED.union(PteFlags::DIRTY).bits();
+    let mut now = old.raw();
+    while let Err(seen) = word.compare_exchange_weak(now, new.raw() | now & keep, SeqCst, Relaxed) {
+        now = seen;
+    }
+}
+
+/// Changes an entry of a locked L1.
+///
+/// # Errors
+/// `EINVAL`, `EPERM`, and `EAGAIN` of [`Store::IfUnchanged`]; nothing has changed then.
+#[inline]
+pub fn update_l1<M: Tlb + Cpu>(
+    frames: &FrameTable,
+    m: &M,
+    word: &AtomicU64,
+    new: Pte,
+    rights: Rights,
+    how: Store,
+) -> Result<(), Errno> {
+    let old = Pte::from_raw(word.load(Relaxed));
+    if !new.is_present() {
+        pte_rules::check_absent(new, Level::L1, frames.end())?;
+        store(word, old, new, how)?;
+        leaf::put(frames, old, m.flush_clock());
+        return Ok(());
+    }
+    let new = pte_rules::adjust(new, Level::L1);
+    if old.is_present() && pte_rules::differs_harmlessly(old, new) {
+        return store(word, old, new, how);
+    }
+    if loses_write_only(old, new)
+        && let Some(page) = leaf::referenced(frames, old)
+    {
+        store(word, old, new, how)?;
+        page.note_unmapped(m.flush_clock());
+        leaf::put_writable(old.mfn(), page);
+        return Ok(());
+    }
+    leaf::get(frames, m, new, rights)?;
+    if store(word, old, new, how).is_err() {
+        leaf::put(frames, new, m.flush_clock());
+        return Err(Errno::Again);
+    }
+    leaf::put(frames, old, m.flush_clock());
+    Ok(())
+}
+
+/// Whether a mapping of RAM becomes read-only and stays otherwise harmlessly the same.
+fn loses_write_only(old: Pte, new: Pte) -> bool {
+    let rw = PteFlags::RW;
+    let lost = old.flags().contains(rw) && !new.flags().contains(rw) && old.is_present();
+    lost && pte_rules::differs_harmlessly(old, new.with_flags(new.flags() | rw))
+}
+
+impl<M: PtMachine> Pt<'_, M> {
+    /// Changes an entry of a locked L2, L3 or L4 of `owner`.
+    ///
+    /// # Errors
+    /// `EINVAL`; `Again`. Nothing has changed then. Work that the old entry left is in the slot. [`Store::IfUnchanged`]
+    /// is for L1 entries.
+    pub fn update_upper(
+        &self,
+        table: &LockedTable<'_>,
+        index: usize,
+        new: Pte,
+        owner: DomId,
+        devices: Privilege,
+        how: Store,
+    ) -> Result<(), TableError> {
+        let level = table.level();
+        let below = level.below().ok_or(Errno::Inval)?;
+        let word = self.m.words(table.mfn()).get(index).ok_or(Errno::Inval)?;
+        if !pte_rules::is_guest_slot(level, index) {
+            return Err(TableError::Errno(Errno::Inval));
+        }
+        let old = Pte::from_raw(word.load(Relaxed));
+        if new.is_present() {
+            pte_rules::check_upper_flags(new)?;
+        } else {
+            pte_rules::check_absent(new, level, self.frames.end())?;
+        }
+        let new = pte_rules::adjust(new, level);
+        if old.is_present() && pte_rules::differs_harmlessly(old, new) {
+            return Ok(store(word, old, new, how)?);
+        }
+        if new.is_present() {
+            self.get_table(new.mfn(), below, owner, devices)?.into_raw();
+        }
+        store(word, old, new, how)?;
+        if old.is_present() {
+            self.put_table_raw(old.mfn(), owner);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+//! Finding the L1 entry of a guest's address in the guest's own tables.
+//!
+//! The tables are read while other CPUs may change them. What is found is therefore a hint: whoever changes the entry
+//! takes a reference to the L1 under its owner and locks it, which fails for anything that is no L1 of that domain.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use pv_abi::ids::{DomId, GuestVa, Mfn};
+use pv_abi::pte::{Level, Pte, PteFlags};
+
+use super::pte_rules;
+use crate::frame::{FrameTable, PageType};
+use crate::port::Frames;
+
+/// Where the entry of an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The L1.
+    pub table: Mfn,
+    /// The entry in it.
+    pub index: usize,
+    /// What the levels above allow: `RW` and `USER` only where all of them do, `NX` where one of them forbids.
+    pub path: PteFlags,
+}
+
+/// The L1 entry for `va` under `root`, a root of `owner`; `None` where a level is missing, or the address is the
+/// hypervisor's or not canonical.
+#[must_use]
+pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va: GuestVa) -> Option<Found> {
+    if !va.is_canonical() {
+        return None;
+    }
+    let mut table = root;
+    let mut path = PteFlags::RW | PteFlags::USER;
+    for level in [Level::L4, Level::L3, Level::L2] {
+        let index = level.index(va);
+        if !pte_rules::is_guest_slot(level, index) {
+            return None;
+        }
+        let pte = entry(frames, m, owner, table, level, index)?;
+        if !pte.is_present() {
+            return None;
+        }
+        path = (path & pte.flags()) | ((path | pte.flags()) & PteFlags::NX);
+        table = pte.mfn();
+    }
+    Some(Found { table, index: Level::L1.index(va), path })
+}
+
+/// An entry of a table that is one of `owner`'s, of that level and in use, at this moment.
+#[must_use]
+pub fn entry(
+    frames: &FrameTable,
+    m: &impl Frames,
+    owner: DomId,
+    table: Mfn,
+    level: Level,
+    index: usize,
+) -> Option<Pte> {
+    let page = frames.info(table)?;
+    let ty = page.type_info();
+    if !page.count_info().is_owned_by(owner) || !ty.is_type(PageType::Table(level)) || !ty.validated() {
+        return None;
+    }
+    Some(Pte::from_raw(m.words(table).get(index)?.load(Relaxed)))
+}
+
+/// The frame that is mapped at `va`, at this moment.
+#[must_use]
+pub fn mapped_frame(
+    frames: &FrameTable,
+    m: &impl Frames,
+    owner: DomId,
+    root: Mfn,
+    va: GuestVa,
+) -> Option<Mfn> {
+    let found = find_l1(frames, m, owner, root, va)?;
+    let pte = entry(frames, m, owner, found.table, Level::L1, found.index)?;
+    pte.is_present().then(|| pte.mfn())
+}
