@@ -42,6 +42,7 @@ pub mod shared;
 pub mod sync;
 pub mod task;
 pub mod time;
+pub mod xenstore;
 
 pub use context::Context;
 pub use local::BootLocal;

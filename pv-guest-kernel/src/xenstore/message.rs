@@ -1,0 +1,73 @@
+//! Messages and the queues that carry them.
+
+use alloc::vec::Vec;
+
+use pv_abi::io::xenstore::{PAYLOAD_MAX, XsType, XsdSockmsg};
+
+use crate::hypercall::Errno;
+use crate::task::Channel;
+
+/// One message of the protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// What it is.
+    pub kind: XsType,
+    /// Chosen by the client, repeated in the answer.
+    pub request_id: u32,
+    /// The transaction, 0 for none.
+    pub transaction: u32,
+    /// What follows the header.
+    pub payload: Vec<u8>,
+}
+
+impl Message {
+    /// The header of the message.
+    #[must_use]
+    pub fn header(&self) -> XsdSockmsg {
+        XsdSockmsg {
+            kind: self.kind.raw(),
+            req_id: self.request_id,
+            tx_id: self.transaction,
+            len: u32::try_from(self.payload.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// How many payload bytes follow a header; an error if the protocol does not allow as many.
+    pub fn payload_length(header: &XsdSockmsg) -> Result<usize, Errno> {
+        usize::try_from(header.len).ok().filter(|length| *length <= PAYLOAD_MAX).ok_or(Errno::BadMsg)
+    }
+
+    /// A message from its parts.
+    pub fn from_parts(header: &XsdSockmsg, payload: Vec<u8>) -> Result<Self, Errno> {
+        let kind = XsType::from_raw(header.kind).ok_or(Errno::BadMsg)?;
+        Ok(Self { kind, request_id: header.req_id, transaction: header.tx_id, payload })
+    }
+
+    /// The error that the message stands for, if it is one.
+    #[must_use]
+    pub fn error(&self) -> Option<Errno> {
+        if self.kind != XsType::Error {
+            return None;
+        }
+        let name = self.payload.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        let known = Errno::ALL.iter().copied().find(|errno| errno.name().as_bytes() == name);
+        Some(known.unwrap_or(Errno::Io))
+    }
+}
+
+/// Both directions between a client and a store.
+#[derive(Clone, Default)]
+pub struct Link {
+    /// Client to store.
+    pub requests: Channel<Message>,
+    /// Store to client.
+    pub answers: Channel<Message>,
+}
+
+impl Link {
+    /// Two empty queues.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
