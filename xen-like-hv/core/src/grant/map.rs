@@ -1,0 +1,201 @@
+//! Mapping and unmapping granted frames.
+
+use alloc::vec::Vec;
+
+use pv_abi::grant::{
+    GNTMAP_GUEST_AVAIL_SHIFT, GnttabMapGrantRef, GnttabUnmapGrantRef, GntmapFlags, GrantStatus,
+};
+use pv_abi::ids::{DomId, GrantHandle, GrantRef, GuestVa, MachAddr};
+use pv_abi::pte::PteFlags;
+
+use super::active::{self, Access, Purpose};
+use super::maptrack::Mapping;
+use crate::cx::Cx;
+use crate::domain::Domain;
+use crate::mm::grant_map::{self, HostAddress, MapAccess, MapFor};
+use crate::port::{CpuMask, FlushScope, Machine};
+
+/// Bit of the lowest software bit in a page-table entry.
+const PTE_AVAIL_SHIFT: u32 = 9;
+
+/// A map that has been taken apart.
+struct Request {
+    flags: GntmapFlags,
+    access: Access,
+    host: Option<HostAddress>,
+    device: bool,
+}
+
+fn decode(op: &GnttabMapGrantRef) -> Result<Request, GrantStatus> {
+    let flags = GntmapFlags::from_bits_retain(op.flags);
+    if !flags.intersects(GntmapFlags::HOST_MAP | GntmapFlags::DEVICE_MAP) {
+        return Err(GrantStatus::BadGntref);
+    }
+    let access = if flags.contains(GntmapFlags::READONLY) { Access::Read } else { Access::Write };
+    let host = if flags.contains(GntmapFlags::CONTAINS_PTE) {
+        HostAddress::Pte(MachAddr::new(op.host_addr))
+    } else {
+        HostAddress::Va(GuestVa::new(op.host_addr))
+    };
+    Ok(Request {
+        flags,
+        access,
+        host: flags.contains(GntmapFlags::HOST_MAP).then_some(host),
+        device: flags.contains(GntmapFlags::DEVICE_MAP),
+    })
+}
+
+fn map_access(access: Access) -> MapAccess {
+    match access {
+        Access::Read => MapAccess::ReadOnly,
+        Access::Write => MapAccess::ReadWrite,
+    }
+}
+
+/// The software bits that the guest wants in its entry.
+fn avail_bits(flags: GntmapFlags) -> PteFlags {
+    let wanted = u64::from(flags.bits() >> GNTMAP_GUEST_AVAIL_SHIFT);
+    PteFlags::from_bits_retain(wanted << PTE_AVAIL_SHIFT) & PteFlags::AVAIL
+}
+
+/// One `GNTTABOP_map_grant_ref`; fills in status, handle and bus address.
+pub(super) fn map_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) {
+    op.status = match try_map(cx, op) {
+        Ok(()) => GrantStatus::Okay,
+        Err(status) => status,
+    }
+    .raw();
+}
+
+fn try_map<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) -> Result<(), GrantStatus> {
+    let request = decode(op)?;
+    let granter = cx.hv.domains.get(DomId::new(op.dom)).ok_or(GrantStatus::BadDomain)?;
+    let grants = &cx.dom.grants;
+    let handle = grants.maptrack.take_handle(grants.max_handles())?;
+    let gref = GrantRef::new(op.gref);
+    let mut mapping = Mapping {
+        granter,
+        gref,
+        frame: pv_abi::ids::Mfn::INVALID,
+        access: request.access,
+        host: request.host,
+        device: request.device,
+    };
+    match establish(cx, &mut mapping, request.flags) {
+        Ok(()) => {
+            op.dev_bus_addr = mapping.frame.to_maddr().raw();
+            op.handle = handle.raw();
+            grants.maptrack.put(handle, mapping);
+            Ok(())
+        }
+        Err(status) => {
+            grants.maptrack.free(handle);
+            Err(status)
+        }
+    }
+}
+
+/// Claims the entry and makes the CPU's mapping; on failure nothing is left of either.
+fn establish<M: Machine>(cx: &Cx<'_, M>, mapping: &mut Mapping, flags: GntmapFlags) -> Result<(), GrantStatus> {
+    let purposes = mapping.purposes();
+    let (granter, gref, access) = (&mapping.granter, mapping.gref, mapping.access);
+    let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, &purposes, access)?;
+    if let Some(at) = mapping.host {
+        let user = if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
+        let made = grant_map::install_host_mapping(
+            cx,
+            at,
+            held.mfn(),
+            granter.id,
+            map_access(access),
+            user,
+            avail_bits(flags),
+        );
+        if made.is_err() {
+            active::release(cx.m, granter, gref, &purposes, access, Some(held));
+            return Err(GrantStatus::GeneralError);
+        }
+    }
+    mapping.frame = held.into_raw();
+    Ok(())
+}
+
+/// Unmaps whose page-table part is done; the rest waits for the flush.
+pub(super) struct Unmapped {
+    handle: GrantHandle,
+    mapping: Mapping,
+    /// What was taken away.
+    purposes: Vec<Purpose>,
+}
+
+/// The first half of one `GNTTABOP_unmap_grant_ref`: takes the mapping away and fills in the status. What it returns
+/// must go through [`finish`] after a flush.
+pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef) -> Option<Unmapped> {
+    let handle = GrantHandle::new(op.handle);
+    let maptrack = &cx.dom.grants.maptrack;
+    let Some(mut mapping) = maptrack.take(handle) else {
+        op.status = GrantStatus::BadHandle.raw();
+        return None;
+    };
+    match take_away(cx, op, &mut mapping) {
+        Ok(purposes) => {
+            op.status = GrantStatus::Okay.raw();
+            Some(Unmapped { handle, mapping, purposes })
+        }
+        Err(status) => {
+            op.status = status.raw();
+            maptrack.put(handle, mapping);
+            None
+        }
+    }
+}
+
+fn take_away<M: Machine>(
+    cx: &Cx<'_, M>,
+    op: &GnttabUnmapGrantRef,
+    mapping: &mut Mapping,
+) -> Result<Vec<Purpose>, GrantStatus> {
+    let mut gone = Vec::new();
+    let device = op.dev_bus_addr != 0 && mapping.device;
+    if device && op.dev_bus_addr != mapping.frame.to_maddr().raw() {
+        return Err(GrantStatus::GeneralError);
+    }
+    if let Some(made_at) = mapping.host.filter(|_| op.host_addr != 0) {
+        // The address is the caller's to name anew: it must be of the kind it was mapped with.
+        let at = match made_at {
+            HostAddress::Va(_) => HostAddress::Va(GuestVa::new(op.host_addr)),
+            HostAddress::Pte(_) => HostAddress::Pte(MachAddr::new(op.host_addr)),
+        };
+        grant_map::remove_host_mapping(cx, at, mapping.frame, map_access(mapping.access))
+            .map_err(|_| GrantStatus::GeneralError)?;
+        mapping.host = None;
+        gone.push(Purpose::Host);
+    }
+    if device {
+        mapping.device = false;
+        gone.push(Purpose::Device);
+    }
+    Ok(gone)
+}
+
+/// The pcpus that may have translations of a domain.
+fn pcpus_of(dom: &Domain) -> CpuMask {
+    dom.each_vcpu().fold(CpuMask::EMPTY, |all, v| all.union(v.sched.running_on()))
+}
+
+/// The second half of unmaps: flushes, then gives up pins and references.
+pub(super) fn finish<M: Machine>(cx: &Cx<'_, M>, batch: Vec<Unmapped>) {
+    if batch.iter().any(|u| u.purposes.contains(&Purpose::Host)) {
+        cx.m.flush(pcpus_of(cx.dom), FlushScope::All);
+    }
+    for Unmapped { handle, mapping, purposes } in batch {
+        let last = mapping.host.is_none() && !mapping.device;
+        let held = if last { active::adopt(&cx.hv.frames, mapping.frame, mapping.access) } else { None };
+        active::release(cx.m, &mapping.granter, mapping.gref, &purposes, mapping.access, held);
+        if last {
+            cx.dom.grants.maptrack.free(handle);
+        } else {
+            cx.dom.grants.maptrack.put(handle, mapping);
+        }
+    }
+}
