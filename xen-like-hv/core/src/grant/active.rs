@@ -107,11 +107,6 @@ pub(super) struct GrantTable {
 }
 
 impl GrantTable {
-    /// Frames that the table has.
-    pub(super) fn frames(&self) -> &[Mfn] {
-        &self.frames
-    }
-
     fn split(gref: GrantRef) -> Option<(usize, usize)> {
         let index = usize::try_from(gref.raw()).ok()?;
         Some((index / PER_FRAME, index % PER_FRAME))
@@ -345,7 +340,8 @@ impl Granter {
         groups.append(&mut table.active);
         frames.push(mfn);
         groups.push(group);
-        let old = (core::mem::replace(&mut table.frames, frames), core::mem::replace(&mut table.active, groups));
+        let old =
+            (core::mem::replace(&mut table.frames, frames), core::mem::replace(&mut table.active, groups));
         drop(table);
         drop(old);
         Ok(())

@@ -34,8 +34,13 @@ pub fn audit(m: &impl Frames, domains: &[Arc<Domain>]) -> Vec<String> {
                 if active.pins != pins {
                     wrong.push(format!("{} {gref}: pinned {:?}, handles say {pins:?}", dom.id, active.pins));
                 }
-                if let Some(e) = expected.get(&key).filter(|e| e.frame != active.frame || e.mapper != active.domid) {
-                    wrong.push(format!("{} {gref}: serves {} with {}, not {} with {}", dom.id, active.domid, active.frame, e.mapper, e.frame));
+                if let Some(e) =
+                    expected.get(&key).filter(|e| e.frame != active.frame || e.mapper != active.domid)
+                {
+                    wrong.push(format!(
+                        "{} {gref}: serves {} with {}, not {} with {}",
+                        dom.id, active.domid, active.frame, e.mapper, e.frame
+                    ));
                 }
                 if pins.is_empty() && still_marked(table.shared_entry(m, gref)) {
                     wrong.push(format!("{} {gref}: marked as used, but is not", dom.id));

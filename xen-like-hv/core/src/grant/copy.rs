@@ -52,7 +52,11 @@ fn named(ptr: &GnttabCopyPtr, is_gref: bool) -> Result<Named, GrantStatus> {
     Ok(Named::Grant(GrantRef::new(gref)))
 }
 
-fn domain_of<M: Machine>(cx: &Cx<'_, M>, ptr: &GnttabCopyPtr, named: Named) -> Result<Arc<Domain>, GrantStatus> {
+fn domain_of<M: Machine>(
+    cx: &Cx<'_, M>,
+    ptr: &GnttabCopyPtr,
+    named: Named,
+) -> Result<Arc<Domain>, GrantStatus> {
     let id = DomId::new(ptr.domid);
     if id == DomId::SELF {
         return Ok(cx.dom.clone());

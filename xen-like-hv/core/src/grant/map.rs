@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use pv_abi::grant::{
-    GNTMAP_GUEST_AVAIL_SHIFT, GnttabMapGrantRef, GnttabUnmapGrantRef, GntmapFlags, GrantStatus,
+    GNTMAP_GUEST_AVAIL_SHIFT, GntmapFlags, GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus,
 };
 use pv_abi::ids::{DomId, GrantHandle, GrantRef, GuestVa, MachAddr};
 use pv_abi::pte::PteFlags;
@@ -11,9 +11,9 @@ use pv_abi::pte::PteFlags;
 use super::active::{self, Access, Purpose};
 use super::maptrack::Mapping;
 use crate::cx::Cx;
-use crate::domain::Domain;
+use crate::hypercall::mmu::cpus_of_domain;
 use crate::mm::grant_map::{self, HostAddress, MapAccess, MapFor};
-use crate::port::{CpuMask, FlushScope, Machine};
+use crate::port::{FlushScope, Machine};
 
 /// Bit of the lowest software bit in a page-table entry.
 const PTE_AVAIL_SHIFT: u32 = 9;
@@ -96,12 +96,17 @@ fn try_map<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) -> Result<(),
 }
 
 /// Claims the entry and makes the CPU's mapping; on failure nothing is left of either.
-fn establish<M: Machine>(cx: &Cx<'_, M>, mapping: &mut Mapping, flags: GntmapFlags) -> Result<(), GrantStatus> {
+fn establish<M: Machine>(
+    cx: &Cx<'_, M>,
+    mapping: &mut Mapping,
+    flags: GntmapFlags,
+) -> Result<(), GrantStatus> {
     let purposes = mapping.purposes();
     let (granter, gref, access) = (&mapping.granter, mapping.gref, mapping.access);
     let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, &purposes, access)?;
     if let Some(at) = mapping.host {
-        let user = if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
+        let user =
+            if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
         let made = grant_map::install_host_mapping(
             cx,
             at,
@@ -120,16 +125,17 @@ fn establish<M: Machine>(cx: &Cx<'_, M>, mapping: &mut Mapping, flags: GntmapFla
     Ok(())
 }
 
-/// Unmaps whose page-table part is done; the rest waits for the flush.
+/// An unmap whose page-table part is done; the rest waits for the flush.
 pub(super) struct Unmapped {
-    handle: GrantHandle,
     mapping: Mapping,
     /// What was taken away.
     purposes: Vec<Purpose>,
+    /// The handle, if nothing is left of its mapping: it stays taken until the end.
+    handle: Option<GrantHandle>,
 }
 
 /// The first half of one `GNTTABOP_unmap_grant_ref`: takes the mapping away and fills in the status. What it returns
-/// must go through [`finish`] after a flush.
+/// must go through [`finish`], which flushes.
 pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef) -> Option<Unmapped> {
     let handle = GrantHandle::new(op.handle);
     let maptrack = &cx.dom.grants.maptrack;
@@ -137,17 +143,17 @@ pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef
         op.status = GrantStatus::BadHandle.raw();
         return None;
     };
-    match take_away(cx, op, &mut mapping) {
-        Ok(purposes) => {
-            op.status = GrantStatus::Okay.raw();
-            Some(Unmapped { handle, mapping, purposes })
-        }
-        Err(status) => {
-            op.status = status.raw();
-            maptrack.put(handle, mapping);
-            None
-        }
+    let (status, purposes) = match take_away(cx, op, &mut mapping) {
+        Ok(purposes) => (GrantStatus::Okay, purposes),
+        Err(status) => (status, Vec::new()),
+    };
+    op.status = status.raw();
+    let last = mapping.host.is_none() && !mapping.device;
+    if !last {
+        maptrack.put(handle, mapping.clone());
     }
+    let handle = last.then_some(handle);
+    (!purposes.is_empty()).then_some(Unmapped { mapping, purposes, handle })
 }
 
 fn take_away<M: Machine>(
@@ -178,24 +184,16 @@ fn take_away<M: Machine>(
     Ok(gone)
 }
 
-/// The pcpus that may have translations of a domain.
-fn pcpus_of(dom: &Domain) -> CpuMask {
-    dom.each_vcpu().fold(CpuMask::EMPTY, |all, v| all.union(v.sched.running_on()))
-}
-
 /// The second half of unmaps: flushes, then gives up pins and references.
 pub(super) fn finish<M: Machine>(cx: &Cx<'_, M>, batch: Vec<Unmapped>) {
     if batch.iter().any(|u| u.purposes.contains(&Purpose::Host)) {
-        cx.m.flush(pcpus_of(cx.dom), FlushScope::All);
+        cx.m.flush(cpus_of_domain(cx.dom), FlushScope::All);
     }
-    for Unmapped { handle, mapping, purposes } in batch {
-        let last = mapping.host.is_none() && !mapping.device;
-        let held = if last { active::adopt(&cx.hv.frames, mapping.frame, mapping.access) } else { None };
+    for Unmapped { mapping, purposes, handle } in batch {
+        let held = handle.and_then(|_| active::adopt(&cx.hv.frames, mapping.frame, mapping.access));
         active::release(cx.m, &mapping.granter, mapping.gref, &purposes, mapping.access, held);
-        if last {
+        if let Some(handle) = handle {
             cx.dom.grants.maptrack.free(handle);
-        } else {
-            cx.dom.grants.maptrack.put(handle, mapping);
         }
     }
 }

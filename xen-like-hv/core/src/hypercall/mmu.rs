@@ -344,7 +344,7 @@ fn flush_as_asked<M: Machine>(cx: &Cx<'_, M>, va: GuestVa, flags: UvmFlags) -> R
 }
 
 /// The pcpus on which a vcpu of the domain runs or ran last.
-pub(super) fn cpus_of_domain(dom: &Domain) -> CpuMask {
+pub(crate) fn cpus_of_domain(dom: &Domain) -> CpuMask {
     dom.vcpus.read().iter().fold(CpuMask::EMPTY, |mask, v| mask.union(entry::running_on(v)))
 }
 

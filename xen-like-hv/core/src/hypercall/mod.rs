@@ -30,6 +30,7 @@ use crate::domain::lifecycle;
 use crate::entry;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::evtchn;
+use crate::grant;
 use crate::port::Machine;
 
 /// Bytes of the SYSCALL instruction.
@@ -91,6 +92,7 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::SchedOp => sched_op::sched_op(cx, args),
         Hypercall::CallbackOp => callback_op::callback_op(cx, args),
         Hypercall::EventChannelOp => evtchn::event_channel_op(cx, args),
+        Hypercall::GrantTableOp => grant::grant_table_op(cx, args),
         Hypercall::PhysdevOp => physdev_op::physdev_op(cx, args),
         Hypercall::MmuUpdate => mmu::mmu_update(cx, args),
         Hypercall::MmuextOp => mmuext::mmuext_op(cx, args),
@@ -101,7 +103,6 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         | Hypercall::PlatformOp
         | Hypercall::UpdateDescriptor
         | Hypercall::MemoryOp
-        | Hypercall::GrantTableOp
         | Hypercall::Sysctl
         | Hypercall::Domctl => Err(Exit::Err(Errno::NoSys)),
     }
