@@ -1,14 +1,14 @@
 //! The boot order, as a list of calls.
 #![expect(unsafe_code, reason = "entered from assembly, and changes stacks")]
 
-use crate::arch::cpu::{features, gdt, regs, setup, smp};
+use crate::arch::cpu::{features, gdt, setup, smp};
 use crate::arch::entry::cpu_info::CpuInfo;
 use crate::arch::entry::idt;
 use crate::arch::irq::{apic, ioapic, ipi, pic};
 use crate::arch::mm::{self, boot_alloc, layout};
 use crate::arch::{acpi, boot as handover, entry, time, uart};
 use crate::percpu;
-use crate::{console, debug_keys, heap, log as logging, panic, selftest};
+use crate::{console, debug_keys, heap, log as logging, panic, selftest, start};
 use core::sync::atomic::Ordering;
 use hv_core::cmdline::{self, Options};
 use spin::Once;
@@ -107,14 +107,13 @@ extern "C" fn continue_boot() -> ! {
     init_interrupts();
     time::init();
     let limit = options().maxcpus.and_then(|n| usize::try_from(n).ok()).unwrap_or(percpu::MAX_PCPUS);
-    smp::start_others(limit, idle);
+    smp::start_others(limit, start::run_other);
     debug_keys::init();
     init_console_input();
     if options().selftest {
         selftest::run();
     }
-    log::info!("no dom0 yet: idle");
-    idle()
+    start::run()
 }
 
 fn init_interrupts() {
@@ -141,16 +140,5 @@ fn init_console_input() {
             console::enable_input();
         }
         Err(error) => log::warn!("no console input: interrupt {} {error:?}", wiring.gsi),
-    }
-}
-
-/// What a pcpu does that has nothing to do.
-fn idle() -> ! {
-    loop {
-        regs::wait_for_interrupt();
-        let work = percpu::take_work();
-        if work & percpu::softirq::CONSOLE != 0 {
-            debug_keys::poll();
-        }
     }
 }

@@ -23,10 +23,8 @@ struct Output {
     at_line_start: bool,
 }
 
-static OUTPUT: SpinLock<Output> = SpinLock::new(
-    rank::CONSOLE,
-    Output { uart: None, written: 0, cleared: 0, at_line_start: true },
-);
+static OUTPUT: SpinLock<Output> =
+    SpinLock::new(rank::CONSOLE, Output { uart: None, written: 0, cleared: 0, at_line_start: true });
 
 /// The ring's bytes; atomics only so that they need no initial value in the file. Used under the output lock.
 static RING: [AtomicU8; RING_BYTES] = [const { AtomicU8::new(0) }; RING_BYTES];

@@ -6,8 +6,9 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::hypercall::guest_ptr::access_ok;
 use hv_core::port::{
-    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig, GsiUnavailable,
-    GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead, TaskSwitched, Tlb,
+    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
+    GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
+    TaskSwitched, Tlb,
 };
 use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 
@@ -60,7 +61,9 @@ impl Frames for Metal {
 
     fn read(&self, mfn: Mfn, offset: usize, dst: &mut [u8]) {
         // SAFETY: the range lies in a frame of RAM; `dst` is ordinary memory elsewhere.
-        unsafe { core::ptr::copy_nonoverlapping(pointer(mfn, offset, dst.len()), dst.as_mut_ptr(), dst.len()) };
+        unsafe {
+            core::ptr::copy_nonoverlapping(pointer(mfn, offset, dst.len()), dst.as_mut_ptr(), dst.len())
+        };
     }
 
     fn write(&self, mfn: Mfn, offset: usize, src: &[u8]) {

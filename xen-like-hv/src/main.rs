@@ -29,6 +29,8 @@ mod power;
 #[cfg(any(target_os = "none", clippy))]
 mod selftest;
 #[cfg(any(target_os = "none", clippy))]
+mod start;
+#[cfg(any(target_os = "none", clippy))]
 mod state;
 
 #[cfg(not(target_os = "none"))]

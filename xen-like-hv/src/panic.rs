@@ -1,11 +1,11 @@
 //! The end: tell what happened, stop the other pcpus, then halt or restart as told.
 
 use crate::arch::entry::trap;
-use hv_core::UserRegs;
 use crate::arch::{backtrace, cpu::regs, irq, power, time};
 use crate::log::print_line;
 use crate::{console, percpu};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use hv_core::UserRegs;
 use hv_core::cmdline::{Options, PanicAction};
 
 static IN_PROGRESS: AtomicBool = AtomicBool::new(false);
@@ -100,7 +100,8 @@ fn print_stack(stack: u64) {
     // The console never fails.
     let _ = write!(out, "hv:   stack:");
     for (index, word) in backtrace::stack_words(stack, 16).enumerate() {
-        let _ = write!(out, "{}{word:016x}", if index % 4 == 0 && index > 0 { "\nhv:         " } else { " " });
+        let _ =
+            write!(out, "{}{word:016x}", if index % 4 == 0 && index > 0 { "\nhv:         " } else { " " });
     }
     let _ = writeln!(out);
 }

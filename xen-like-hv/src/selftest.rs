@@ -24,7 +24,11 @@ pub(crate) fn run() -> ! {
         failed += usize::from(!held);
         log::info!("selftest: {claim}: {}", if held { "yes" } else { "NO" });
     }
-    if failed == 0 { log::info!("VERDICT: SUCCESS") } else { log::error!("VERDICT: FAILURE {failed} checks") }
+    if failed == 0 {
+        log::info!("VERDICT: SUCCESS")
+    } else {
+        log::error!("VERDICT: FAILURE {failed} checks")
+    }
     power::power_off()
 }
 
@@ -58,28 +62,33 @@ fn timer_fires() -> bool {
 }
 
 fn flush() -> bool {
-    let before: Vec<u64> =
-        (0..percpu::count()).map(|c| percpu::record(c).flush_done.load(SeqCst)).collect();
+    let before: Vec<u64> = (0..percpu::count()).map(|c| percpu::record(c).flush_done.load(SeqCst)).collect();
     for _ in 0..100 {
         ipi::flush_on(percpu::all_mask());
     }
     let own = percpu::this_cpu();
-    (0..percpu::count()).filter(|&c| c != own).all(|c| {
-        percpu::record(c).flush_done.load(SeqCst) >= before[c] + 100
-    })
+    (0..percpu::count())
+        .filter(|&c| c != own)
+        .all(|c| percpu::record(c).flush_done.load(SeqCst) >= before[c] + 100)
 }
 
 fn heap() -> bool {
     let (_, used) = crate::heap::usage();
     let free = boot_alloc::free_bytes();
-    let small: Vec<Vec<u8>> = (1..200).map(|n| Vec::from_iter((0..n * 37).map(|b: u32| b.to_le_bytes()[0]))).collect();
+    let small: Vec<Vec<u8>> =
+        (1..200).map(|n| Vec::from_iter((0..n * 37).map(|b: u32| b.to_le_bytes()[0]))).collect();
     let mut large: Vec<u8> = Vec::new();
     let got_large = large.try_reserve(5 << 20).is_ok();
     let refused = Vec::<u8>::new().try_reserve(usize::MAX >> 8).is_err();
     let took = boot_alloc::free_bytes() < free;
     let intact = small.iter().all(|v| v.iter().zip(0u32..).all(|(&b, n)| b == n.to_le_bytes()[0]));
     drop((small, large));
-    got_large && refused && took && intact && crate::heap::usage().1 == used && boot_alloc::free_bytes() == free
+    got_large
+        && refused
+        && took
+        && intact
+        && crate::heap::usage().1 == used
+        && boot_alloc::free_bytes() == free
 }
 
 fn m2p() -> bool {

@@ -134,18 +134,8 @@ unsafe fn write_descriptors(cpu: usize, frame: u64) {
     let tss_at = gdt_window(cpu) + layout::RESERVED_GDT_PAGE * PAGE + TSS_OFFSET;
     let [tss_low, tss_high] = system_segment(tss_at, size_of::<Tss>() as u64 - 1, 0x9);
     // Selectors 0xe000, 0xe008, … in order.
-    let descriptors = [
-        0,
-        CODE_64_RING0,
-        DATA_RING0,
-        0,
-        CODE_32_RING3,
-        DATA_RING3,
-        CODE_64_RING3,
-        0,
-        tss_low,
-        tss_high,
-    ];
+    let descriptors =
+        [0, CODE_64_RING0, DATA_RING0, 0, CODE_32_RING3, DATA_RING3, CODE_64_RING3, 0, tss_low, tss_high];
     let page: *mut u64 = with_exposed_provenance_mut(to_usize(layout::direct_map(frame)));
     // SAFETY: the caller gives a whole frame; ten descriptors and the TSS at its offset lie inside.
     unsafe {

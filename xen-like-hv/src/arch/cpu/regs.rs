@@ -78,7 +78,9 @@ control_register!(read_cr4, write_cr4, "cr4");
 pub(crate) unsafe fn xsetbv(value: u64) {
     let (low, high) = halves(value);
     // SAFETY: the caller vouches for the value.
-    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags))
+    }
 }
 
 /// Turns interrupts off.
@@ -122,5 +124,7 @@ pub(crate) fn invlpg(address: u64) {
 /// `end` must be the end of an unused, mapped stack, 16-byte aligned; nothing on the present stack may be needed.
 pub(crate) unsafe fn switch_stack(end: u64, to: extern "C" fn() -> !) -> ! {
     // SAFETY: the caller vouches for the stack; the function never returns.
-    unsafe { asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) end, in(reg) to, options(noreturn)) }
+    unsafe {
+        asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) end, in(reg) to, options(noreturn))
+    }
 }

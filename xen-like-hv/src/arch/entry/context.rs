@@ -75,6 +75,8 @@ pub(super) fn save(m: &Metal, vcpu: &Vcpu, regs: &UserRegs) {
         GuestMode::Kernel => (live, hidden),
         GuestMode::User => (hidden, live),
     };
+    // All of it, whatever the guest has enabled: SSE registers exist without XCR0's leave.
+    crate::arch::cpu::load_xcr0(0);
     save_extended(&mut saved.fpu);
 }
 
@@ -100,8 +102,9 @@ pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
     write_base(BaseRegister::Gs, live);
     write_base(BaseRegister::GsHidden, hidden);
     m.set_ts(TaskSwitched::Clear);
-    crate::arch::cpu::load_xcr0(vcpu.entry.xcr0.load(Relaxed));
+    crate::arch::cpu::load_xcr0(0);
     load_extended(&saved.fpu);
+    crate::arch::cpu::load_xcr0(vcpu.entry.xcr0.load(Relaxed));
     *regs = saved.regs;
     drop(saved);
     load_control(m, vcpu);
@@ -185,4 +188,3 @@ fn load_extended(area: &FpuArea) {
         unsafe { core::arch::asm!("fxrstor64 [{}]", in(reg) at, options(nostack, preserves_flags)) };
     }
 }
-

@@ -61,5 +61,7 @@ pub(crate) fn load() {
     let base = u64::try_from((&raw const TABLE).expose_provenance()).unwrap_or(0);
     let pointer = TablePointer { limit: 0xfff, base };
     // SAFETY: the table is static and filled with gates to the stubs.
-    unsafe { core::arch::asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) }
+    unsafe {
+        core::arch::asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags))
+    }
 }

@@ -75,7 +75,12 @@ pub(crate) fn init(madt: &Madt) {
         for pin in 0..controller.pins {
             controller.write(FIRST_ENTRY + 2 * pin, ENTRY_MASKED);
         }
-        log::info!("IO-APIC {}: interrupts {} to {}", found.id, found.gsi_base, found.gsi_base + controller.pins - 1);
+        log::info!(
+            "IO-APIC {}: interrupts {} to {}",
+            found.id,
+            found.gsi_base,
+            found.gsi_base + controller.pins - 1
+        );
         if controllers.push(controller).is_err() {
             log::warn!("IO-APIC {} is one too many", found.id);
         }
@@ -186,7 +191,10 @@ pub(crate) fn gsi_of(vector: u32) -> Option<u32> {
 }
 
 fn has_flag(gsi: u32, flag: u8) -> bool {
-    usize::try_from(gsi).ok().and_then(|g| FLAGS.get(g)).is_some_and(|f| f.load(Ordering::Relaxed) & flag != 0)
+    usize::try_from(gsi)
+        .ok()
+        .and_then(|g| FLAGS.get(g))
+        .is_some_and(|f| f.load(Ordering::Relaxed) & flag != 0)
 }
 
 /// Whether an interrupt signals by level.

@@ -158,8 +158,9 @@ fn measure(reference: Reference) -> (u64, u64) {
     let end = sample(reference);
     apic::timer_count(0);
     let ticks = passed(end.reference).max(1);
-    let per_second =
-        |count: u64| u64::try_from(u128::from(count) * u128::from(reference.hz()) / u128::from(ticks)).unwrap_or(0);
+    let per_second = |count: u64| {
+        u64::try_from(u128::from(count) * u128::from(reference.hz()) / u128::from(ticks)).unwrap_or(0)
+    };
     (per_second(end.tsc.wrapping_sub(start.tsc)), per_second(u64::from(start.apic.wrapping_sub(end.apic))))
 }
 
