@@ -174,20 +174,20 @@ fn vdev_number(name: &str) -> Option<u32> {
         return if disk < 16 && part < 16 {
             Some((202 << 8) | (disk << 4) | part)
         } else {
-            (disk < 1 << 20 && part < 256).then(|| EXTENDED | (disk << 8) | part)
+            (disk < 1 << 20 && part < 256).then_some(EXTENDED | (disk << 8) | part)
         };
     }
     if let Some((disk, part)) = name.strip_prefix("sd").and_then(letters_and_partition) {
-        return (disk < 16 && part < 16).then(|| (8 << 8) | (disk << 4) | part);
+        return (disk < 16 && part < 16).then_some((8 << 8) | (disk << 4) | part);
     }
     if let Some((disk, part)) = name.strip_prefix("hd").and_then(letters_and_partition) {
         let major = *[3, 22].get(usize::try_from(disk / 2).ok()?)?;
-        return (part < 64).then(|| (major << 8) | ((disk % 2) << 6) | part);
+        return (part < 64).then_some((major << 8) | ((disk % 2) << 6) | part);
     }
     if let Some(rest) = name.strip_prefix('d') {
         let (disk, part) = rest.split_once('p').unwrap_or((rest, "0"));
         let (disk, part): (u32, u32) = (disk.parse().ok()?, part.parse().ok()?);
-        return (disk < 1 << 20 && part < 256).then(|| EXTENDED | (disk << 8) | part);
+        return (disk < 1 << 20 && part < 256).then_some(EXTENDED | (disk << 8) | part);
     }
     match name.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),

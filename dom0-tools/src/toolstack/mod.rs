@@ -1,9 +1,45 @@
 //! The toolstack: what makes, watches and ends domains.
 //!
-//! It asks for everything through three ports: [`Hypervisor`] (hypercalls), [`Store`] (xenstore, as
-//! dom0 sees it) and [`Services`] (the other parts of dom0 that must let go of a domain before it can
-//! be freed).
+//! It asks for everything through three ports, bundled in an [`Env`]: [`Hypervisor`] (hypercalls),
+//! [`Store`] (xenstore, as dom0 sees it) and [`Services`] (the other parts of dom0 that must let go of
+//! a domain before it can be freed).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `create` | making a domain, in small steps, with a complete undo at every one of them |
+//! | `nodes` | what a domain finds in xenstore |
+//! | `teardown` | ending a domain, also the undo of `create` |
+//! | `control` | list, look up, pause, shut down, … |
+//! | `lifecycle` | what follows when a domain has stopped by itself |
+//!
+//! A domain in the making is paused and has its name in xenstore from the first step on, so that no
+//! other can take the name meanwhile.
 
+mod control;
+mod create;
+mod error;
+#[cfg(test)]
+mod fake;
+mod lifecycle;
+mod nodes;
 pub mod ports;
+mod teardown;
+#[cfg(test)]
+mod tests;
 
+pub use control::{Stop, domain_name, init_dom0, list, pause, request_stop, resolve, unpause, vcpu_list};
+pub use create::{CreateJob, CreateOptions, MAX_KERNEL, Progress};
+pub use error::Error;
+pub use lifecycle::{Lifecycle, LifecycleEvent, RestartRequest};
 pub use ports::{Hypervisor, Services, Store};
+pub use teardown::destroy;
+
+/// The ports, as every operation gets them.
+pub struct Env<'e> {
+    /// Hypercalls.
+    pub hv: &'e mut dyn Hypervisor,
+    /// xenstore.
+    pub store: &'e mut dyn Store,
+    /// The rest of dom0.
+    pub services: &'e mut dyn Services,
+}

@@ -1,0 +1,98 @@
+//! Why an operation failed, in words for people.
+
+use alloc::string::String;
+use core::fmt;
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::DomId;
+use pv_image::ImageError;
+
+use crate::ctl::Exit;
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Another domain has this name.
+    NameInUse(String),
+    /// No domain has this name or number.
+    NoSuchDomain(String),
+    /// dom0 is not to be treated so.
+    IsDom0,
+    /// The domain is in no state for this.
+    NotRunning(DomId),
+    /// The kernel (or its plan) is refused.
+    Image {
+        /// The kernel's path.
+        kernel: String,
+        /// Why.
+        error: ImageError,
+    },
+    /// A disk cannot be used.
+    Disk {
+        /// As configured.
+        target: String,
+        /// Why.
+        errno: Errno,
+    },
+    /// A disk may not be written, and the domain wants to.
+    ReadOnlyDisk(String),
+    /// The machine has not enough free memory (both KiB).
+    NoMemory {
+        /// What the domain takes.
+        need_kib: u64,
+        /// What is free.
+        free_kib: u64,
+    },
+    /// A hypercall or another part of dom0 refused.
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl Error {
+    /// The exit status it means.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::NoSuchDomain(_) => Exit::NoDomain,
+            _ => Exit::Failed,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameInUse(name) => write!(f, "a domain named '{name}' exists already"),
+            Self::NoSuchDomain(name) => write!(f, "there is no domain '{name}'"),
+            Self::IsDom0 => f.write_str("this cannot be done to dom0"),
+            Self::NotRunning(dom) => write!(f, "domain {} has stopped", dom.raw()),
+            Self::Image { kernel, error } => write!(f, "{kernel}: {error}"),
+            Self::Disk { target, errno: Errno::NoEnt } => write!(f, "there is no disk '{target}'"),
+            Self::Disk { target, errno: Errno::Busy } => write!(f, "disk '{target}' is in use"),
+            Self::Disk { target, errno } => write!(f, "disk '{target}': {}", errno.name()),
+            Self::ReadOnlyDisk(target) => write!(f, "disk '{target}' can only be read; configure it so"),
+            Self::NoMemory { need_kib, free_kib } => {
+                write!(f, "not enough free memory: {need_kib} KiB wanted, {free_kib} KiB free")
+            }
+            Self::Refused { doing, errno } => write!(f, "{doing} failed: {}", errno.name()),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// Names what was being done when a port refused.
+pub(super) trait Doing<T> {
+    /// The error with its context.
+    fn doing(self, doing: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Doing<T> for Result<T, Errno> {
+    fn doing(self, doing: &'static str) -> Result<T, Error> {
+        self.map_err(|errno| Error::Refused { doing, errno })
+    }
+}
