@@ -5,6 +5,7 @@
 //! nodes, services, start. When any step fails, or the job is given up, everything done so far is
 //! undone: free memory and xenstore are as before.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -68,7 +69,7 @@ enum Stage<'a> {
     Begin,
     Populate { next: usize },
     Wire,
-    Load { wired: Wired<'a>, next: u64 },
+    Load { wired: Box<Wired<'a>>, next: u64 },
     Over,
 }
 
@@ -143,7 +144,7 @@ impl<'a> CreateJob<'a> {
                 Stage::Populate { next: 0 }
             }
             Stage::Populate { next } => self.populate(env, next)?,
-            Stage::Wire => Stage::Load { wired: self.wire(env)?, next: 0 },
+            Stage::Wire => Stage::Load { wired: Box::new(self.wire(env)?), next: 0 },
             Stage::Load { wired, next } if next < wired.plan.used_pages() => {
                 let next = self.load(env, &wired, next)?;
                 Stage::Load { wired, next }
