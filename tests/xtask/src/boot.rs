@@ -30,12 +30,6 @@ pub(crate) struct BootArgs {
     /// Stop the machine after so many seconds (0: never)
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     timeout: u64,
-    /// The hypervisor to boot instead of target/images/xen-like-hv
-    #[arg(long, value_name = "FILE")]
-    hv: Option<PathBuf>,
-    /// The hypervisor's command line
-    #[arg(long, value_name = "WORDS", default_value = crate::qemu::DEFAULT_ARGS, allow_hyphen_values = true)]
-    hv_args: String,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -52,6 +46,12 @@ pub(crate) struct Hardware {
     /// How the processor is emulated
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     pub(crate) accel: Accel,
+    /// The hypervisor to boot instead of target/images/xen-like-hv
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hv: Option<PathBuf>,
+    /// The hypervisor's command line
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub(crate) hv_args: Option<String>,
     /// Further words for QEMU
     #[arg(last = true, value_name = "QEMU WORDS")]
     pub(crate) extra: Vec<String>,
@@ -63,6 +63,12 @@ impl Hardware {
         machine.smp = self.smp;
         machine.memory = self.memory;
         machine.accel = self.accel;
+        if let Some(file) = &self.hv {
+            machine.hypervisor.clone_from(file);
+        }
+        if let Some(words) = &self.hv_args {
+            machine.hypervisor_args.clone_from(words);
+        }
         machine.extra.extend(self.extra.iter().cloned());
     }
 }
@@ -70,12 +76,11 @@ impl Hardware {
 impl BootArgs {
     /// Boots and returns the exit status.
     pub(crate) fn run(&self) -> Result<u8> {
-        let hypervisor = self.hv.clone().unwrap_or_else(images::hypervisor);
-        if self.hv.is_none() && !hypervisor.exists() {
+        let hypervisor = images::hypervisor();
+        if self.hardware.hv.is_none() && !hypervisor.exists() {
             images::build_all(images::Profile::Release)?;
         }
         let mut machine = Machine::new(&hypervisor, &self.dom0, &self.args);
-        machine.hypervisor_args.clone_from(&self.hv_args);
         machine
             .modules
             .extend(self.ramdisk.iter().map(|file| Module { file: file.clone(), args: String::new() }));

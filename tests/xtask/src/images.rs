@@ -6,7 +6,7 @@ use crate::setup;
 use crate::symbols;
 use crate::tools::{self, say};
 use crate::worlds::{self, TARGET, World};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The hypervisor.
 pub(crate) fn hypervisor() -> PathBuf {
@@ -67,9 +67,8 @@ fn examples() -> Vec<String> {
 
 /// The binaries that cargo finds by itself in a directory: files, and directories with a `main.rs`.
 fn sources(dir: &str) -> Vec<String> {
-    let is_binary = |path: &std::path::Path| {
-        path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file()
-    };
+    let is_binary =
+        |path: &Path| path.extension().is_some_and(|ext| ext == "rs") || path.join("main.rs").is_file();
     paths::list(&paths::root().join(dir), is_binary).iter().map(|path| paths::stem(path)).collect()
 }
 
@@ -110,10 +109,10 @@ pub(crate) fn build_all(profile: Profile) -> Result<()> {
     build(parts(), profile)
 }
 
-/// Builds the guest kernels only, for a hypervisor that is not ours.
-pub(crate) fn build_guests(profile: Profile) -> Result<()> {
-    let is_guest = |part: &Part| ["pv-guest-kernel", "test-guests"].contains(&part.package);
-    build(parts().into_iter().filter(is_guest).collect(), profile)
+/// Builds what a machine needs that runs our hypervisor, or another one.
+pub(crate) fn build_for(other: Option<&Path>) -> Result<()> {
+    let needed = |part: &Part| other.is_none() || part.package != "xen-like-hv";
+    build(parts().into_iter().filter(needed).collect(), Profile::Release)
 }
 
 fn build(parts: Vec<Part>, profile: Profile) -> Result<()> {

@@ -34,7 +34,7 @@ impl RunArgs {
     /// Runs the system until it ends.
     pub(crate) fn run(&self) -> Result<u8> {
         setup::need(&[setup::QEMU, setup::MTOOLS])?;
-        images::build_all(Profile::Release)?;
+        images::build_for(self.hardware.hv.as_deref())?;
         let plan = Plan {
             name: String::new(),
             hardware: self.hardware.clone(),

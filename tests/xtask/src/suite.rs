@@ -4,7 +4,7 @@
 //! `N passed, N failed, N skipped`; the reason of each skip and what failed printed stand above it.
 
 use crate::failure::Result;
-use crate::images::{self, Profile};
+use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{guests, host, lint, linux};
@@ -46,14 +46,15 @@ pub(crate) struct Context {
     pub(crate) long: bool,
     /// How the processor is emulated.
     pub(crate) accel: Accel,
-    /// The hypervisor under test.
-    pub(crate) hypervisor: PathBuf,
+    /// The hypervisor under test, if it is not ours.
+    pub(crate) other: Option<PathBuf>,
 }
 
 impl Context {
     /// A machine with a kernel as dom0, as this run wants it.
     pub(crate) fn machine(&self, dom0: &Path, args: &str, smp: u32, memory: u32) -> Machine {
-        let mut machine = Machine::new(&self.hypervisor, dom0, args);
+        let hypervisor = self.other.clone().unwrap_or_else(images::hypervisor);
+        let mut machine = Machine::new(&hypervisor, dom0, args);
         (machine.smp, machine.memory, machine.accel) = (self.smp.unwrap_or(smp), memory, self.accel);
         machine
     }
@@ -155,8 +156,8 @@ impl TestArgs {
                 "no test has such a name: see `cargo xtask test --list`",
             ));
         }
-        let hypervisor = self.hv.clone().unwrap_or_else(images::hypervisor);
-        let context = Context { smp: self.smp, long: self.long, accel: self.accel.settle(), hypervisor };
+        let context =
+            Context { smp: self.smp, long: self.long, accel: self.accel.settle(), other: self.hv.clone() };
         let tally = run_cases(&cases, &context);
         Ok(sum_up(&tally))
     }
@@ -197,11 +198,7 @@ fn prepare(cases: &[Case], context: &Context) -> Result<()> {
         return Ok(());
     }
     crate::setup::need(&[crate::setup::QEMU])?;
-    let built = if context.hypervisor == images::hypervisor() {
-        images::build_all(Profile::Release)
-    } else {
-        images::build_guests(Profile::Release)
-    };
+    let built = images::build_for(context.other.as_deref());
     if let Err(failure) = &built {
         say(&failure.to_string());
     }

@@ -50,6 +50,8 @@ impl Plan {
         let volume = dir.join("volume.img");
         self.volume.make(&volume)?;
         let mut machine = Machine::new(&images::hypervisor(), &images::dom0(), &self.dom0_args);
+        // The rest of the memory is for guests.
+        machine.hypervisor_args.push_str(" dom0_mem=128M");
         let socket = self.socket();
         // A socket of an earlier run would make QEMU fail to listen.
         if socket.exists() {
