@@ -46,7 +46,7 @@ impl Domain {
     }
 
     /// Waits until no pcpu has registers of its vcpus. The caller has stopped it and is not one of them.
-    fn wait_until_it_stands(&self, hv: &Hypervisor) {
+    pub(super) fn wait_until_it_stands(&self, hv: &Hypervisor) {
         for v in self.each_vcpu() {
             hv.sched.wait_until_saved(&v);
         }
@@ -114,16 +114,12 @@ pub fn shutdown<M: Machine>(hv: &Hypervisor, m: &M, dom: &Domain, reason: u32) {
     notify::domain_exception(hv, m);
 }
 
-/// Undoes a shutdown, for a suspend that was cancelled.
-///
-/// # Errors
-/// `EINVAL` where the domain has not shut down.
-pub fn resume<M: Machine>(hv: &Hypervisor, m: &M, dom: &Domain) -> Result<(), Errno> {
+/// Undoes a shutdown, for a suspend that was cancelled; a domain that has not shut down stays as it is.
+pub fn resume<M: Machine>(hv: &Hypervisor, m: &M, dom: &Domain) {
     let mut slow = dom.slow.lock();
-    slow.shutdown.take().ok_or(Errno::Inval)?;
+    slow.shutdown = None;
     slow.announced = None;
     dom.apply(hv, m, &slow);
-    Ok(())
 }
 
 /// Ends a domain whose state cannot be repaired: prints where it stood and shuts it down with `SHUTDOWN_crash`.

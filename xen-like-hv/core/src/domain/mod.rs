@@ -2,6 +2,8 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | [`create`], [`teardown`] | its beginning and its end |
+//! | [`vcpu_info`], [`wallclock`] | what lies in its shared-info page |
 //! | [`lifecycle`] | pause, shut down, crash, resume |
 //! | [`notify`] | virtual interrupts that go with them |
 //!
@@ -12,7 +14,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::SeqCst;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
 
 use hv_sync::{RwLock, SpinLock, rank};
 use pv_abi::ids::{DomId, Mfn, VcpuId};
@@ -25,9 +27,13 @@ use crate::grant::DomainGrants;
 use crate::mm::DomainMm;
 use crate::vcpu::Vcpu;
 
+pub mod context;
+pub mod create;
 pub mod lifecycle;
 pub mod notify;
+pub mod teardown;
 pub mod vcpu_info;
+pub mod wallclock;
 
 /// A domain: one part per room that has something to say about it.
 #[derive(Debug)]
@@ -54,8 +60,19 @@ pub struct Domain {
     dying: AtomicBool,
     /// vcpus that poll, so that an event's sender looks for them only where there are some.
     pub polling: AtomicU32,
+    /// What it may have; set before anybody else sees it.
+    pub limits: Limits,
+    /// Whether the hypervisor has given up the shared-info page, at the end of its destruction.
+    shared_info_gone: AtomicBool,
     /// Behaviours it has switched on, by [`VmAssist`] as bit.
     assists: AtomicU64,
+}
+
+/// What a domain may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// vcpus.
+    pub max_vcpus: u32,
 }
 
 /// State that only slow paths touch, under [`rank::DOMAIN`].
@@ -73,6 +90,12 @@ pub struct DomainSlow {
     pub announced: Option<u32>,
     /// Watchdogs in use, by bit.
     pub watchdogs: u8,
+    /// The toolstack's label for it.
+    pub ssidref: u32,
+    /// Seconds that its wall clock is ahead of the machine's.
+    pub time_offset_s: i64,
+    /// System time of its creation.
+    pub created_ns: u64,
 }
 
 impl Domain {
@@ -91,6 +114,8 @@ impl Domain {
             slow: new_slow([0; 16]),
             dying: AtomicBool::new(false),
             polling: AtomicU32::new(0),
+            limits: Limits { max_vcpus: 1 },
+            shared_info_gone: AtomicBool::new(false),
             assists: AtomicU64::new(0),
         }
     }
@@ -111,6 +136,12 @@ impl Domain {
     #[must_use]
     pub fn is_dying(&self) -> bool {
         self.dying.load(SeqCst)
+    }
+
+    /// Whether all of it is gone but what others hold.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.shared_info_gone.load(SeqCst)
     }
 
     /// Whether it has switched a behaviour on.
@@ -151,9 +182,29 @@ impl Domain {
 }
 
 /// All domains by id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DomainTable {
     by_id: RwLock<BTreeMap<DomId, Arc<Domain>>>,
+    /// Held by the control operation in progress; one at a time.
+    pub(crate) control: SpinLock<()>,
+    /// The number given last: the next domain gets the next one, so that numbers are not used again soon.
+    rover: AtomicU32,
+    /// Domains that die and are still in the table.
+    zombies: AtomicU32,
+    /// What dom0 has set the wall clock ahead by.
+    wallclock_delta_ns: AtomicI64,
+}
+
+impl Default for DomainTable {
+    fn default() -> Self {
+        Self {
+            by_id: RwLock::new(BTreeMap::new()),
+            control: SpinLock::new(rank::DOMCTL, ()),
+            rover: AtomicU32::new(0),
+            zombies: AtomicU32::new(0),
+            wallclock_delta_ns: AtomicI64::new(0),
+        }
+    }
 }
 
 impl DomainTable {
@@ -161,6 +212,28 @@ impl DomainTable {
     #[must_use]
     pub fn get(&self, id: DomId) -> Option<Arc<Domain>> {
         self.by_id.read().get(&id).cloned()
+    }
+
+    /// The domain with the least id from `first` on.
+    #[must_use]
+    pub fn next_from(&self, first: DomId) -> Option<Arc<Domain>> {
+        self.by_id.read().range(first..).next().map(|(_, dom)| dom.clone())
+    }
+
+    /// All domains, ascending. The table is not locked between two of them.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Domain>> {
+        let mut from = Some(DomId::new(0));
+        core::iter::from_fn(move || {
+            let dom = self.next_from(from?)?;
+            from = dom.id.raw().checked_add(1).map(DomId::new);
+            Some(dom)
+        })
+    }
+
+    /// How many domains there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.by_id.read().len()
     }
 
     /// Adds a domain; `false` where its id is in use.
@@ -171,6 +244,25 @@ impl DomainTable {
         }
         all.insert(dom.id, dom);
         true
+    }
+
+    fn remove(&self, id: DomId) -> bool {
+        let gone = self.by_id.write().remove(&id);
+        gone.is_some()
+    }
+
+    /// A number that no domain has: the one after the last given.
+    #[must_use]
+    pub fn free_id(&self) -> Option<DomId> {
+        let all = self.by_id.read();
+        let count = u32::from(DomId::FIRST_RESERVED.raw());
+        let last = self.rover.load(SeqCst);
+        let id = (1..count).map(|n| (last + n) % count).filter(|&n| n != 0).find_map(|n| {
+            let id = DomId::new(u16::try_from(n).ok()?);
+            (!all.contains_key(&id)).then_some(id)
+        })?;
+        self.rover.store(u32::from(id.raw()), SeqCst);
+        Some(id)
     }
 }
 

@@ -22,6 +22,11 @@ pub(crate) fn domain_exception<M: Machine>(hv: &Hypervisor, m: &M) {
     evtchn::send_global_virq(hv, m, VirqKind::DomExc);
 }
 
+/// `VIRQ_CONSOLE` to dom0: somebody has typed.
+pub fn console<M: Machine>(hv: &Hypervisor, m: &M) {
+    evtchn::send_global_virq(hv, m, VirqKind::Console);
+}
+
 /// Whether an event is pending on a port.
 ///
 /// # Errors

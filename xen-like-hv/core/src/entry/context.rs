@@ -102,7 +102,11 @@ fn limit_mxcsr(area: &mut [u8]) {
     }
 }
 
-fn check(ctx: &VcpuGuestContext) -> Result<(), Errno> {
+/// Whether all addresses of a context are canonical.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check(ctx: &VcpuGuestContext) -> Result<(), Errno> {
     let canonical = [
         ctx.event_callback_eip,
         ctx.failsafe_callback_eip,

@@ -4,9 +4,11 @@
 //! registers and RIP on the SYSCALL instruction, so that the guest issues it again; no state of it is kept here.
 //! Calls from guest user mode never arrive: the entry bounces them to the guest's kernel.
 
+mod bitmap;
 pub mod callback_op;
 pub mod console_io;
 pub mod debugreg;
+pub mod domctl;
 pub mod guest_ptr;
 pub mod mmu;
 pub mod mmuext;
@@ -14,6 +16,7 @@ pub mod multicall;
 pub mod physdev_op;
 pub mod sched_op;
 pub mod segment;
+pub mod sysctl;
 pub mod timer;
 pub mod trap_table;
 pub mod vcpu_op;
@@ -98,12 +101,11 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::MmuextOp => mmuext::mmuext_op(cx, args),
         Hypercall::UpdateVaMapping => mmu::update_va_mapping(cx, args),
         Hypercall::UpdateVaMappingOtherdomain => mmu::update_va_mapping_otherdomain(cx, args),
+        Hypercall::SetGdt => entry::descriptors::hypercall_set_gdt(cx, args),
+        Hypercall::UpdateDescriptor => entry::descriptors::hypercall_update_descriptor(cx, args),
+        Hypercall::Sysctl => sysctl::sysctl(cx, args),
+        Hypercall::Domctl => domctl::domctl(cx, args),
         // Not here yet.
-        Hypercall::SetGdt
-        | Hypercall::PlatformOp
-        | Hypercall::UpdateDescriptor
-        | Hypercall::MemoryOp
-        | Hypercall::Sysctl
-        | Hypercall::Domctl => Err(Exit::Err(Errno::NoSys)),
+        Hypercall::PlatformOp | Hypercall::MemoryOp => Err(Exit::Err(Errno::NoSys)),
     }
 }

@@ -14,7 +14,6 @@ use crate::cx::Cx;
 use crate::domain::{lifecycle, notify};
 use crate::error::{Args, HypercallResult};
 use crate::port::{CpuMask, Machine};
-use crate::sched::state::{POLL_MANY, POLL_NONE, flags};
 use crate::sched::timers::TimerKind;
 
 /// Most ports that one poll may name. The ABI sets no limit; a list without one could not be preempted.
@@ -73,52 +72,44 @@ fn poll<M: Machine>(cx: &Cx<'_, M>, arg: u64) -> HypercallResult {
     if request.nr_ports > MAX_POLL_PORTS {
         return Err(Errno::Inval.into());
     }
-    let v = cx.vcpu;
-    begin_poll(cx);
-    let state = match wait_is_over(cx, &ports) {
-        Ok(Some(state)) => state,
+    cx.hv.sched.begin_poll(cx.dom, cx.vcpu);
+    let only = match look_at(cx, &ports) {
+        Ok(Seen::NothingPending(only)) => only,
         over => {
-            end_poll(cx);
+            cx.hv.sched.cancel_block(cx.vcpu);
             return over.map(|_| 0).map_err(Into::into);
         }
     };
-    v.sched.set_poll_state(state);
-    if request.timeout != 0 {
-        cx.hv.sched.set_timer(cx.m, v, TimerKind::Poll, request.timeout);
+    if request.timeout == 0 {
+        cx.hv.sched.stop_timer(cx.vcpu, TimerKind::Poll);
     } else {
-        cx.hv.sched.stop_timer(v, TimerKind::Poll);
+        cx.hv.sched.set_timer(cx.m, cx.vcpu, TimerKind::Poll, request.timeout);
     }
-    cx.hv.sched.block(cx.m, v);
-    if v.sched.poll_state() == POLL_NONE {
-        // An event came while the ports were looked at.
-        cx.hv.sched.cancel_block(v);
-    }
+    cx.hv.sched.block_in_poll(cx.m, cx.vcpu, only);
     Ok(0)
 }
 
-fn begin_poll<M: Machine>(cx: &Cx<'_, M>) {
-    cx.vcpu.sched.set_poll_state(POLL_MANY);
-    cx.vcpu.sched.set_flags(flags::BLOCKED);
+/// What a look at the ports of a poll showed.
+enum Seen {
+    /// There is nothing to wait for.
+    Pending,
+    /// Nothing is pending; the port, if it is only one.
+    NothingPending(Option<EvtchnPort>),
 }
 
-fn end_poll<M: Machine>(cx: &Cx<'_, M>) {
-    cx.hv.sched.cancel_block(cx.vcpu);
-}
-
-/// `None` where there is nothing to wait for, else the state to wait in.
-fn wait_is_over<M: Machine>(cx: &Cx<'_, M>, ports: &GuestPtr<u32>) -> Result<Option<i64>, Errno> {
+fn look_at<M: Machine>(cx: &Cx<'_, M>, ports: &GuestPtr<u32>) -> Result<Seen, Errno> {
     if cx.vcpu.events.upcall_wanted(cx.m) {
-        return Ok(None);
+        return Ok(Seen::Pending);
     }
-    let mut only = POLL_MANY;
+    let mut last = None;
     for index in 0..ports.count() {
-        let port = ports.read_at(cx.m, index)?;
-        if notify::port_is_pending(cx.m, cx.dom, EvtchnPort::new(port))? {
-            return Ok(None);
+        let port = EvtchnPort::new(ports.read_at(cx.m, index)?);
+        if notify::port_is_pending(cx.m, cx.dom, port)? {
+            return Ok(Seen::Pending);
         }
-        only = i64::from(port) + 1;
+        last = Some(port);
     }
-    Ok(Some(if ports.count() == 1 { only } else { POLL_MANY }))
+    Ok(Seen::NothingPending(last.filter(|_| ports.count() == 1)))
 }
 
 fn remote_shutdown<M: Machine>(cx: &Cx<'_, M>, arg: u64) -> HypercallResult {

@@ -2,11 +2,13 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::VcpuId;
 use pv_abi::shared_info::{TIME_INFO_SIZE, VCPU_INFO_SIZE};
+use pv_abi::trap::VcpuGuestContext;
 use pv_abi::vcpu::{
     SingleshotFlags, VcpuOp, VcpuRegisterRunstateMemoryArea, VcpuRegisterTimeMemoryArea,
     VcpuRegisterVcpuInfo, VcpuRunstateInfo, VcpuSetPeriodicTimer, VcpuSetSingleshotTimer,
@@ -14,8 +16,9 @@ use pv_abi::vcpu::{
 
 use super::GuestPtr;
 use crate::cx::Cx;
-use crate::domain::{lifecycle, vcpu_info};
-use crate::error::{Args, HypercallResult};
+use crate::domain::context::NotSet;
+use crate::domain::{context, lifecycle, vcpu_info};
+use crate::error::{Args, Exit, HypercallResult};
 use crate::port::Machine;
 use crate::sched::state::flags;
 use crate::sched::timers::TimerKind;
@@ -85,8 +88,19 @@ fn own<M: Machine>(cx: &Cx<'_, M>, v: &Arc<Vcpu>) -> Result<(), Errno> {
 
 /// Gives a vcpu its first registers. `EEXIST` where it has had some.
 fn initialise<M: Machine>(cx: &mut Cx<'_, M>, v: &Arc<Vcpu>, args: &Args) -> HypercallResult {
-    let _ = (cx, v, args);
-    Err(Errno::NoSys.into())
+    if v.events.info_location().is_none() {
+        return Err(Errno::Inval.into());
+    }
+    let mut ctx: Box<VcpuGuestContext> = Box::default();
+    GuestPtr::<VcpuGuestContext>::new(args.get(2))?.read_slice(cx.m, 0, core::slice::from_mut(&mut *ctx))?;
+    if v.sched.initialised.load(SeqCst) {
+        return Err(Errno::Exist.into());
+    }
+    match context::set(cx.hv, cx.m, cx.dom, v, &ctx) {
+        Ok(()) => Ok(0),
+        Err(NotSet::Failed(e)) => Err(e.into()),
+        Err(NotSet::Again) => Err(Exit::Restart(*args)),
+    }
 }
 
 fn up<M: Machine>(cx: &Cx<'_, M>, v: &Arc<Vcpu>) -> HypercallResult {

@@ -37,7 +37,7 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use hv_sync::{Guard, lock_pair};
-use pv_abi::ids::PcpuId;
+use pv_abi::ids::{EvtchnPort, PcpuId};
 use pv_abi::vcpu::Runstate;
 
 pub use self::areas::{publish_runstate, publish_time, publish_time_of_other};
@@ -47,6 +47,7 @@ use self::queue::{NEVER, Queue, RunQueue};
 pub use self::run::run_timers;
 pub use self::state::VcpuSched;
 use self::state::flags;
+use crate::domain::Domain;
 use crate::port::{Clock, Cpu, CpuMask, Notify};
 use crate::vcpu::Vcpu;
 
@@ -171,10 +172,11 @@ impl Scheduler {
         }
     }
 
-    /// Ends a wait for events: what an event's arrival calls.
+    /// Ends a wait for events, or a poll: what an event's arrival calls.
     pub fn unblock(&self, m: &impl SchedPorts, v: &Arc<Vcpu>) {
-        if v.sched.clear_flags(flags::BLOCKED) {
-            v.sched.set_poll_state(state::POLL_NONE);
+        // The poll first: a vcpu that begins a new one after this must not lose it.
+        end_poll(v);
+        if v.sched.flags() & flags::BLOCKED != 0 && v.sched.clear_flags(flags::BLOCKED) {
             self.wake(m, v);
         }
     }
@@ -198,8 +200,28 @@ impl Scheduler {
 
     /// The calling vcpu does not wait after all.
     pub fn cancel_block(&self, v: &Arc<Vcpu>) {
+        end_poll(v);
         v.sched.clear_flags(flags::BLOCKED);
-        v.sched.set_poll_state(state::POLL_NONE);
+    }
+
+    /// The calling vcpu is about to look at some ports and to wait for them: from now on an event on any port ends its
+    /// wait, even before it has begun.
+    pub fn begin_poll(&self, dom: &Domain, v: &Arc<Vcpu>) {
+        dom.polling.fetch_add(1, SeqCst);
+        v.sched.begin_poll();
+        v.sched.set_flags(flags::BLOCKED);
+    }
+
+    /// The calling vcpu has found nothing pending and waits: for `port`, or for any where there are several.
+    pub fn block_in_poll(&self, m: &impl SchedPorts, v: &Arc<Vcpu>, port: Option<EvtchnPort>) {
+        let state = port.map_or(state::POLL_MANY, |p| i64::from(p.raw()) + 1);
+        if v.sched.narrow_poll(state) {
+            self.block(m, v);
+        }
+        if v.sched.poll_state() == state::POLL_NONE {
+            // An event came while the ports were looked at.
+            v.sched.clear_flags(flags::BLOCKED);
+        }
     }
 
     /// The calling vcpu lets others of its pcpu go first, once.
@@ -543,6 +565,15 @@ impl Scheduler {
     #[must_use]
     pub fn current(&self, pcpu: PcpuId) -> Option<Arc<Vcpu>> {
         self.queue(pcpu).lock.lock().current.clone()
+    }
+}
+
+/// Ends a poll, if there is one, and takes it out of its domain's count.
+fn end_poll(v: &Vcpu) {
+    if v.sched.end_poll()
+        && let Some(dom) = v.domain()
+    {
+        dom.polling.fetch_sub(1, SeqCst);
     }
 }
 

@@ -187,11 +187,23 @@ impl VcpuSched {
         self.soft.store(mask.bits(), Relaxed);
     }
 
+    /// What it polls for: nothing, [`POLL_MANY`], or one port plus one.
     pub(crate) fn poll_state(&self) -> i64 {
         self.poll.load(SeqCst)
     }
 
-    pub(crate) fn set_poll_state(&self, state: i64) {
-        self.poll.store(state, SeqCst);
+    /// Begins a poll of several ports.
+    pub(super) fn begin_poll(&self) {
+        self.poll.store(POLL_MANY, SeqCst);
+    }
+
+    /// Narrows a poll down to `state`; `false` where it was ended meanwhile.
+    pub(super) fn narrow_poll(&self, state: i64) -> bool {
+        self.poll.compare_exchange(POLL_MANY, state, SeqCst, SeqCst).is_ok()
+    }
+
+    /// Ends a poll; whether there was one.
+    pub(super) fn end_poll(&self) -> bool {
+        self.poll.load(SeqCst) != POLL_NONE && self.poll.swap(POLL_NONE, SeqCst) != POLL_NONE
     }
 }
