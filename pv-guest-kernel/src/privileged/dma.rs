@@ -15,7 +15,7 @@ use pv_abi::pte::Pte;
 
 use crate::hypercall::multicall::Multicall;
 use crate::hypercall::{self, Errno, Result, address_of};
-use crate::memory::{PAGE_SIZE, Prot, SharedPages, direct, p2m};
+use crate::memory::{Area, PAGE_SIZE, Prot, SharedPages, direct, p2m};
 
 /// Machine addresses have at most this many bits, for devices that know no more.
 const ADDRESS_BITS: u32 = 32;
@@ -77,6 +77,12 @@ impl DmaBuf {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         false
+    }
+
+    /// The memory, for copying from and to granted frames.
+    #[must_use]
+    pub const fn area(&self) -> Area<'_> {
+        self.pages.area()
     }
 
     /// Copies bytes out.

@@ -36,7 +36,13 @@ async fn start(context: &'static Context) {
         Err(error) => tty.print(&format!("dom0: no console input: {}\n", error.name())),
     }
     let machine = Machine::find(&tty);
-    let dom0 = Dom0::new(tty.clone(), machine);
+    let dom0 = match Dom0::start(tty.clone(), machine) {
+        Ok(dom0) => dom0,
+        Err(error) => {
+            tty.print(&format!("dom0: the services do not start: {}\n", error.name()));
+            return;
+        }
+    };
     if let Some(control) = dom0.machine.control.clone() {
         task::spawn(ctl::serve(dom0.clone(), control)).detach();
     }

@@ -1,50 +1,50 @@
 //! What a user may ask for: each verb of the control language carried out.
 
-use alloc::format;
+mod domains;
+mod files;
+mod selftest;
+
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
+use core::cell::Cell;
 
-use dom0_tools::ctl::command::{self, Command, Format, Parsed};
+use dom0_tools::ctl::command::{self, Command, Parsed};
 use dom0_tools::ctl::{Exit, render};
 use dom0_tools::toolstack::ports::Hypervisor;
 
 use crate::hv::RealHypervisor;
 use crate::machine::Machine;
 use crate::session::Session;
+use crate::toolstack::{Failure, Toolstack};
 use crate::tty::Tty;
 use crate::volume::Volume;
-
-/// Longest file that `cat` shows.
-const MAX_CAT_BYTES: u64 = 1 << 20;
 
 /// All of dom0.
 pub(crate) struct Dom0 {
     /// The console.
     pub(crate) tty: Rc<Tty>,
     /// The devices.
-    pub(crate) machine: Machine,
+    pub(crate) machine: Rc<Machine>,
     /// The volume on the first disk.
-    pub(crate) volume: Option<Volume>,
+    pub(crate) volume: Option<Rc<Volume>>,
+    /// Domains.
+    pub(crate) stack: Rc<Toolstack>,
+    /// The machine is to be powered off once the user knows.
+    powering_off: Cell<bool>,
 }
 
 impl Dom0 {
-    /// Puts the parts together.
-    pub(crate) fn new(tty: Rc<Tty>, machine: Machine) -> Rc<Self> {
-        let volume = machine.disks.first().cloned().map(Volume::new);
-        Rc::new(Self { tty, machine, volume })
+    /// Puts the parts together and starts the services.
+    pub(crate) fn start(tty: Rc<Tty>, machine: Machine) -> Result<Rc<Self>, pv_abi::errno::Errno> {
+        let machine = Rc::new(machine);
+        let volume = machine.disks.first().cloned().map(|disk| Rc::new(Volume::new(disk)));
+        let stack = Toolstack::start(tty.clone(), machine.clone(), volume.clone())?;
+        Ok(Rc::new(Self { tty, machine, volume, stack, powering_off: Cell::new(false) }))
     }
-}
 
-/// Why a command failed: how it exits and what it says.
-pub(crate) struct Failure {
-    exit: Exit,
-    text: String,
-}
-
-impl<E: ToString> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self { exit: Exit::Failed, text: error.to_string() }
+    /// Whether the machine goes off as soon as the user knows.
+    pub(crate) fn is_powering_off(&self) -> bool {
+        self.powering_off.get()
     }
 }
 
@@ -69,53 +69,65 @@ pub(crate) async fn execute(dom0: &Rc<Dom0>, session: &Rc<Session>, words: &[Str
 }
 
 /// What remains to be done once the user has the answer.
-pub(crate) async fn after_answer(_dom0: &Rc<Dom0>) {}
+pub(crate) fn after_answer(dom0: &Dom0) {
+    if dom0.powering_off.get() {
+        dom0.tty.print("dom0: powering off\n");
+        pv_guest_kernel::sched::power_off();
+    }
+}
 
 async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Outcome {
-    let format = parsed.format;
+    let (stack, format) = (&dom0.stack, parsed.format);
     match parsed.command {
-        Command::Help(topic) => session.out(&command::help(topic.as_deref())?),
-        Command::Echo(text) => session.out(&(text + "\n")),
-        Command::Info => {
-            let info = RealHypervisor.host_info().map_err(|error| error.name().to_string())?;
-            session.out(&render::host(&info, format));
+        Command::List(only) => domains::list(stack, session, only.as_deref(), format),
+        Command::VcpuList(only) => domains::vcpu_list(stack, session, only.as_deref(), format),
+        Command::Create(create) => domains::create(stack, session, &create).await,
+        Command::Destroy(who) => domains::destroy(stack, &who),
+        Command::Shutdown { target, wait } => domains::shutdown(dom0, session, &target, wait).await,
+        Command::Reboot { target, wait } => domains::reboot(stack, session, &target, wait).await,
+        Command::Pause(who) => domains::pause(stack, &who),
+        Command::Unpause(who) => domains::unpause(stack, &who),
+        Command::Console(who) => domains::console(stack, session, &who).await,
+        Command::Log(who) => domains::log(stack, session, &who),
+        Command::Wait(who) => domains::wait(stack, session, &who).await,
+        Command::Domid(who) => domains::domid(stack, session, &who),
+        Command::Domname(who) => domains::domname(stack, session, &who),
+        Command::Info => info(session, format),
+        Command::Dmesg => dmesg(session),
+        Command::Disks => files::disks(dom0, session, format),
+        Command::Ls(path) => files::list(dom0, session, &path, format).await,
+        Command::Cat(path) => files::cat(dom0, session, &path).await,
+        Command::XenstoreLs(path) => files::xenstore_ls(stack, session, &path),
+        Command::Echo(text) => {
+            session.out(&(text + "\n"));
+            Ok(())
         }
-        Command::Dmesg => {
-            let log = RealHypervisor.read_console().map_err(|error| error.name().to_string())?;
-            session.out_bytes(&log);
+        Command::Poweroff => power_off(dom0),
+        Command::SelftestCreateDestroy { rounds, file } => {
+            selftest::create_destroy(stack, session, rounds, &file).await
         }
-        Command::Disks => session.out(&disks(dom0, format)),
-        Command::Ls(path) => list_files(dom0, session, &path, format).await?,
-        Command::Cat(path) => {
-            let content = volume(dom0)?.read(&path, MAX_CAT_BYTES).await?;
-            session.out_bytes(&content);
+        Command::Help(topic) => {
+            let text = command::help(topic.as_deref());
+            session.out(&text.map_err(|error| Failure { exit: Exit::Usage, text: error.to_string() })?);
+            Ok(())
         }
-        Command::Poweroff => pv_guest_kernel::sched::power_off(),
-        other => return Err(Failure::from(format!("not there yet: {other:?}"))),
     }
+}
+
+fn info(session: &Session, format: command::Format) -> Outcome {
+    let info = RealHypervisor.host_info().map_err(|error| Failure::new(error.name()))?;
+    session.out(&render::host(&info, format));
     Ok(())
 }
 
-fn volume(dom0: &Dom0) -> Result<&Volume, Failure> {
-    dom0.volume.as_ref().ok_or_else(|| Failure::from("there is no disk with a volume"))
-}
-
-fn disks(dom0: &Dom0, format: Format) -> String {
-    let row = |disk: &Rc<crate::virtio::blk::Disk>| {
-        let mode = if disk.is_read_only() { "r" } else { "rw" };
-        alloc::vec![disk.name().to_string(), disk.sectors().to_string(), mode.to_string()]
-    };
-    let rows: Vec<Vec<String>> = dom0.machine.disks.iter().map(row).collect();
-    render::table(&["Disk", "Sectors", "Mode"], &rows, format)
-}
-
-async fn list_files(dom0: &Dom0, session: &Session, path: &str, format: Format) -> Outcome {
-    let entries = volume(dom0)?.list(path).await?;
-    let row = |entry: &crate::volume::Entry| {
-        let kind = if entry.is_directory { "dir" } else { "file" };
-        alloc::vec![entry.name.clone(), entry.size.to_string(), kind.to_string()]
-    };
-    let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
-    session.out(&render::table(&["Name", "Size", "Kind"], &rows, format));
+fn dmesg(session: &Session) -> Outcome {
+    let log = RealHypervisor.read_console().map_err(|error| Failure::new(error.name()))?;
+    session.out_bytes(&log);
     Ok(())
+}
+
+/// Ends everything; the machine goes off once the user has the answer.
+fn power_off(dom0: &Dom0) -> Outcome {
+    dom0.powering_off.set(true);
+    dom0.stack.destroy_all()
 }

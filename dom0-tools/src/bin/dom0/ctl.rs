@@ -23,6 +23,8 @@ use crate::virtio::console::Console;
 /// Longest piece of output in one answer.
 const CHUNK: usize = 2048;
 const NS_PER_SECOND: u64 = 1_000_000_000;
+/// How long the last answer may take to reach the host.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// One client's side of the channel.
 struct Wire {
@@ -122,7 +124,11 @@ async fn run(
         Either::Right(never) => never,
     };
     running.wire.answer(AnswerBody::Exit(exit.code()));
-    commands::after_answer(dom0).await;
+    if dom0.is_powering_off() {
+        // The answer should reach the host first.
+        time::sleep(FAREWELL).await;
+    }
+    commands::after_answer(dom0);
     next
 }
 

@@ -38,6 +38,8 @@ mod shell;
 #[cfg(any(target_os = "none", clippy))]
 mod sync;
 #[cfg(any(target_os = "none", clippy))]
+mod toolstack;
+#[cfg(any(target_os = "none", clippy))]
 mod tty;
 #[cfg(any(target_os = "none", clippy))]
 mod virtio;

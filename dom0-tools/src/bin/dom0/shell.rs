@@ -84,7 +84,10 @@ async fn run_one(dom0: &Rc<Dom0>, words: &[String]) -> Exit {
         }
     };
     match select(commands::execute(dom0, &session, words), keys).await {
-        Either::Left(exit) => exit,
+        Either::Left(exit) => {
+            commands::after_answer(dom0);
+            exit
+        }
         Either::Right(never) => never,
     }
 }

@@ -264,6 +264,12 @@ impl ConsoleService {
         }
     }
 
+    /// The console of a domain that is there.
+    pub(crate) fn of(&self, dom: DomId) -> Option<Rc<GuestConsole>> {
+        let guests = self.guests.borrow();
+        guests.iter().rev().find(|guest| guest.dom == dom && guest.is_attached()).cloned()
+    }
+
     /// The console of a guest, by number or name; the latest of that number or name.
     pub(crate) fn find(&self, who: &str) -> Option<Rc<GuestConsole>> {
         let guests = self.guests.borrow();

@@ -1,0 +1,204 @@
+//! A connected virtual disk: requests off the guest's ring, through pages of dom0's own, to the real disk.
+//!
+//! Data is copied between the guest's granted pages and bounce pages. So a guest that takes a grant back, or dies,
+//! in the middle of a request harms that request alone, and nothing of the guest's memory is ever held across a wait
+//! but the ring's page.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::sync::atomic::AtomicU32;
+
+use dom0_tools::blkback::request::{Action, Decoded, Geometry, Indirect, Segment, Work, decode};
+use pv_abi::frame::PAGE_SIZE;
+use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
+use pv_abi::io::blkif::{Blkif, BlkifResponse, BlkifStatus};
+use pv_abi::io::ring::{BackRing, RingError};
+use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
+use pv_guest_kernel::privileged::dma::DmaBuf;
+use pv_guest_kernel::task::{self, Notify};
+
+use crate::virtio::blk::{Disk, DiskError, Op, Segment as DiskSegment};
+
+const RING_WORDS: usize = PAGE_SIZE / 4;
+
+/// A connected virtual disk.
+pub(crate) struct Vbd {
+    dom: DomId,
+    disk: Rc<Disk>,
+    geometry: Geometry,
+    /// The ring's page; gone when the connection is over.
+    page: RefCell<Option<GrantMapping>>,
+    ring: RefCell<BackRing<Blkif>>,
+    channel: EventChannel,
+    wake: Notify,
+    /// Requests that broke the protocol or the disk.
+    errors: Cell<u64>,
+}
+
+fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String> {
+    result.map_err(|error| alloc::format!("{what}: {}", error.to_string()))
+}
+
+impl Vbd {
+    /// Takes a front end's ring up and serves it from now on.
+    pub(crate) fn connect(
+        dom: DomId,
+        ring: GrantRef,
+        port: EvtchnPort,
+        disk: Rc<Disk>,
+        geometry: Geometry,
+    ) -> Result<Rc<Self>, String> {
+        let page = because("mapping the ring", grant::map(dom, &[ring], Access::ReadWrite))?;
+        let words: &[AtomicU32; RING_WORDS] = page.area().view(0);
+        let ring = because("the ring", BackRing::attach(words))?;
+        let channel = event::bind_interdomain(dom, port).map_err(|error| error.name().to_string());
+        let channel = because("binding the port", channel)?;
+        let vbd = Rc::new(Self {
+            dom,
+            disk,
+            geometry,
+            page: RefCell::new(Some(page)),
+            ring: RefCell::new(ring),
+            channel,
+            wake: Notify::new(),
+            errors: Cell::new(0),
+        });
+        task::spawn(vbd.clone().serve()).detach();
+        Ok(vbd)
+    }
+
+    /// Lets go of the guest's page at once. Requests on their way to the disk end unanswered.
+    pub(crate) fn close(&self) {
+        *self.page.borrow_mut() = None;
+        self.wake.notify();
+    }
+
+    /// Works on the ring; `None` once it is gone. A ring that holds nonsense is given up.
+    fn with_ring<T>(
+        &self,
+        action: impl FnOnce(&mut BackRing<Blkif>, &[AtomicU32]) -> Result<T, RingError>,
+    ) -> Option<T> {
+        let result = {
+            let page = self.page.borrow();
+            let words: &[AtomicU32; RING_WORDS] = page.as_ref()?.area().view(0);
+            action(&mut self.ring.borrow_mut(), words)
+        };
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                pv_guest_kernel::println!("dom0: d{}: block ring given up: {error}", self.dom.raw());
+                self.close();
+                None
+            }
+        }
+    }
+
+    async fn serve(self: Rc<Self>) {
+        loop {
+            let Some(request) = self.with_ring(|ring, words| ring.take_request(words)) else { return };
+            if let Some(request) = request {
+                let decoded = decode(&request, self.geometry);
+                self.begin(decoded);
+                continue;
+            }
+            let Some(more) = self.with_ring(|ring, words| ring.final_check(words)) else { return };
+            if more {
+                task::yield_now().await;
+            } else {
+                task::select(self.channel.wait(), self.wake.wait()).await;
+            }
+        }
+    }
+
+    /// Starts a request; its answer comes when it comes. The ring bounds how many there are.
+    fn begin(self: &Rc<Self>, decoded: Decoded) {
+        match decoded {
+            Decoded::Answer(answer) => self.answer(&answer),
+            Decoded::Run(work) => task::spawn(self.clone().run(work)).detach(),
+            Decoded::Fetch(indirect) => match self.fetch(&indirect) {
+                // A request inside is never itself indirect.
+                Ok(decoded) => self.begin(decoded),
+                Err(_) => self.answer(&indirect.ticket().answer(BlkifStatus::Error)),
+            },
+        }
+    }
+
+    fn fetch(&self, indirect: &Indirect) -> Result<Decoded, GrantError> {
+        let page = DmaBuf::alloc(PAGE_SIZE).ok_or(pv_abi::errno::Errno::NoMem)?;
+        let mut copy = CopyBatch::new();
+        copy.read((self.dom, indirect.page, 0), (page.area(), 0), indirect.bytes())?;
+        copy.run_all()?;
+        let mut bytes = alloc::vec![0; indirect.bytes()];
+        page.read_bytes(0, &mut bytes);
+        Ok(indirect.decode(&bytes, self.geometry))
+    }
+
+    async fn run(self: Rc<Self>, work: Work) {
+        let status = match self.carry_out(&work).await {
+            Ok(()) => BlkifStatus::Okay,
+            Err(DiskError::Unsupported) => BlkifStatus::OpNotSupp,
+            Err(_) => BlkifStatus::Error,
+        };
+        if status != BlkifStatus::Okay {
+            self.errors.set(self.errors.get() + 1);
+        }
+        self.answer(&work.ticket.answer(status));
+    }
+
+    async fn carry_out(&self, work: &Work) -> Result<(), DiskError> {
+        let op = match work.action {
+            Action::Flush => return self.disk.request(Op::Flush, 0, &[], Box::new(())).await,
+            Action::Read => Op::Read,
+            Action::Write => Op::Write,
+        };
+        let pages: Option<Vec<DmaBuf>> = work.segments.iter().map(|_| DmaBuf::alloc(PAGE_SIZE)).collect();
+        let pages = Rc::new(pages.ok_or(DiskError::NoMemory)?);
+        if op == Op::Write {
+            self.copy(&work.segments, &pages, op)?;
+        }
+        let segments: Vec<DiskSegment> = work
+            .segments
+            .iter()
+            .zip(pages.iter())
+            .map(|(segment, page)| DiskSegment { addr: page.maddr(), len: u32::from(segment.len) })
+            .collect();
+        self.disk.request(op, work.sector, &segments, Box::new(pages.clone())).await?;
+        if op == Op::Read {
+            self.copy(&work.segments, &pages, op)?;
+        }
+        Ok(())
+    }
+
+    /// Copies between the guest's segments and our pages. Nothing is copied once the connection is over.
+    fn copy(&self, segments: &[Segment], pages: &[DmaBuf], op: Op) -> Result<(), DiskError> {
+        if self.page.borrow().is_none() {
+            return Err(DiskError::Io);
+        }
+        let mut batch = CopyBatch::new();
+        for (segment, page) in segments.iter().zip(pages) {
+            let guest = (self.dom, segment.gref, usize::from(segment.offset));
+            let len = usize::from(segment.len);
+            let added = match op {
+                Op::Write => batch.read(guest, (page.area(), 0), len).map(drop),
+                _ => batch.write((page.area(), 0), guest, len).map(drop),
+            };
+            added.map_err(|_| DiskError::Io)?;
+        }
+        batch.run_all().map_err(|_| DiskError::Io)
+    }
+
+    fn answer(&self, answer: &BlkifResponse) {
+        let notify = self.with_ring(|ring, words| {
+            ring.put_response(words, answer)?;
+            ring.push(words)
+        });
+        if notify == Some(true) {
+            // Failing means that the guest is gone.
+            let _ = self.channel.notify();
+        }
+    }
+}
