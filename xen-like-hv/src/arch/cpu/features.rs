@@ -13,8 +13,6 @@ pub(crate) struct Features {
     pub(crate) smep: bool,
     /// Supervisor mode access prevention, unless switched off.
     pub(crate) smap: bool,
-    /// User-mode instruction prevention.
-    pub(crate) umip: bool,
     /// RDFSBASE and its kin.
     pub(crate) fsgsbase: bool,
     /// XSAVE.
@@ -67,7 +65,6 @@ pub(crate) fn detect(options: &Options) -> Result<Features, Missing> {
         huge_pages: bit(extended.edx, 26),
         smep: options.smep && has_structured && bit(structured.ebx, 7),
         smap: options.smap && has_structured && bit(structured.ebx, 20),
-        umip: has_structured && bit(structured.ecx, 2),
         fsgsbase: has_structured && bit(structured.ebx, 0),
         xsave: bit(basic.ecx, 26),
         tsc_deadline: bit(basic.ecx, 24),

@@ -20,7 +20,7 @@ const MSR_CSTAR: u32 = 0xc000_0083;
 const MSR_FMASK: u32 = 0xc000_0084;
 
 /// Page attributes: the layout of the ABI, which guests read and rely on.
-pub(crate) const PAT: u64 = 0x0005_0100_0704_0106;
+pub(crate) const PAT: u64 = 0x0000_0501_0007_0406;
 
 const EFER_SCE: u64 = 1 << 0;
 const EFER_NXE: u64 = 1 << 11;
@@ -31,7 +31,6 @@ const CR4_MCE: u64 = 1 << 6;
 const CR4_PGE: u64 = 1 << 7;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
-const CR4_UMIP: u64 = 1 << 11;
 const CR4_FSGSBASE: u64 = 1 << 16;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_SMEP: u64 = 1 << 20;
@@ -52,9 +51,7 @@ pub(crate) fn enable_no_execute() {
 /// CR4 as the hypervisor wants it while it runs; the base for what a guest sees.
 pub(crate) fn hypervisor_cr4(f: &Features) -> u64 {
     let mut cr4 = CR4_PAE | CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    // UMIP is not offered to guests, but SGDT and its kin would tell them where our tables are.
     let optional = [
-        (f.umip, CR4_UMIP),
         (f.fsgsbase, CR4_FSGSBASE),
         (f.xsave, CR4_OSXSAVE),
         (f.smep, CR4_SMEP),
