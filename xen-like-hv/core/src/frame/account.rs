@@ -35,6 +35,8 @@ pub(super) struct Account {
     pages: &'static [PageInfo],
     lists: SpinLock<Lists>,
     dying: AtomicBool,
+    /// Frames set aside for the domain; written under the allocator's lock.
+    claim: AtomicU64,
     /// Copy of `tot_pages` for readers without the lock; written under it.
     tot: AtomicU64,
 }
@@ -48,6 +50,7 @@ impl Account {
             pages,
             lists: SpinLock::new(rank::DOMAIN_PAGES, lists),
             dying: AtomicBool::new(false),
+            claim: AtomicU64::new(0),
             tot: AtomicU64::new(0),
         }
     }
@@ -68,6 +71,14 @@ impl Account {
         lists.tot_pages = sum;
         self.tot.store(sum, Relaxed);
         Ok(())
+    }
+
+    pub(super) fn claim(&self) -> u64 {
+        self.claim.load(Relaxed)
+    }
+
+    pub(super) fn set_claim(&self, frames: u64) {
+        self.claim.store(frames, Relaxed);
     }
 
     /// Takes back what [`Self::reserve`] counted.
@@ -103,6 +114,12 @@ impl Account {
         let mut lists = self.lists.lock();
         list::unlink(self.pages, &mut lists.owned, index);
         list::push(self.pages, &mut lists.released, index);
+    }
+
+    /// Takes a stolen frame off the list; it stays counted.
+    pub(super) fn unlink_owned(&self, index: u32) {
+        let mut lists = self.lists.lock();
+        list::unlink(self.pages, &mut lists.owned, index);
     }
 
     /// Takes a frame without references off its list.

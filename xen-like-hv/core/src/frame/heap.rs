@@ -17,6 +17,8 @@ pub(super) struct Heap {
     /// Bit `o` of word `z`: zone `z` has a block of order `o`.
     present: [u32; ZONES],
     free: u64,
+    /// Frames that are set aside for domains.
+    claimed: u64,
 }
 
 /// A block that left the allocator: its first frame, and the latest stamp of its frames.
@@ -48,7 +50,7 @@ fn free_order(page: &PageInfo) -> Option<usize> {
 
 impl Heap {
     pub(super) const fn new() -> Self {
-        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], free: 0 }
+        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], free: 0, claimed: 0 }
     }
 
     pub(super) const fn free_frames(&self) -> u64 {
@@ -75,8 +77,34 @@ impl Heap {
         }
     }
 
-    /// Takes a block of `order` from the zones below `zones`, the highest first.
-    pub(super) fn take(&mut self, pages: &[PageInfo], order: usize, zones: usize) -> Option<Block> {
+    /// Sets frames aside; `false` where there are not enough.
+    pub(super) fn add_claim(&mut self, frames: u64) -> bool {
+        let sum = self.claimed.saturating_add(frames);
+        if sum > self.free {
+            return false;
+        }
+        self.claimed = sum;
+        true
+    }
+
+    /// Gives up a claim.
+    pub(super) fn drop_claim(&mut self, frames: u64) {
+        self.claimed -= frames;
+    }
+
+    /// Takes what was allocated off a claim; returns what is left of it.
+    pub(super) fn use_claim(&mut self, own: u64, allocated: u64) -> u64 {
+        let used = own.min(allocated);
+        self.claimed -= used;
+        own - used
+    }
+
+    /// Takes a block of `order` from the zones below `zones`, the highest first, for somebody with a claim of `own`
+    /// frames.
+    pub(super) fn take(&mut self, pages: &[PageInfo], order: usize, zones: usize, own: u64) -> Option<Block> {
+        if self.free < (self.claimed - own) + (1 << order) {
+            return None;
+        }
         let fits = u32::MAX.checked_shl(u32::try_from(order).ok()?)?;
         for zone in (0..zones.min(ZONES)).rev() {
             let candidates = self.present[zone] & fits;

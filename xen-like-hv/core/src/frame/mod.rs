@@ -231,6 +231,7 @@ impl FrameTable {
         if !memory.account.is_empty() {
             return Err(FrameError::InUse);
         }
+        self.claim(memory, 0)?;
         self.accounts.write().remove(&memory.id());
         Ok(())
     }
@@ -241,13 +242,44 @@ impl FrameTable {
 
     // ---- allocation ----
 
-    fn take(&self, order: u32, address_bits: u32) -> Result<Block, FrameError> {
+    /// A block for `whom`, or for the hypervisor. What others have claimed is not touched.
+    fn take(&self, order: u32, address_bits: u32, whom: Option<&Account>) -> Result<Block, FrameError> {
         let order = usize::try_from(order).map_err(|_| FrameError::NoMemory)?;
         if order >= heap::ORDERS {
             return Err(FrameError::NoMemory);
         }
         let zones = heap::zones_within(address_bits);
-        self.heap.lock().take(self.pages, order, zones).ok_or(FrameError::NoMemory)
+        let mut heap = self.heap.lock();
+        let own_claim = whom.map_or(0, Account::claim);
+        let block = heap.take(self.pages, order, zones, own_claim).ok_or(FrameError::NoMemory)?;
+        if let Some(account) = whom {
+            account.set_claim(heap.use_claim(own_claim, 1 << order));
+        }
+        Ok(block)
+    }
+
+    /// Sets frames aside for a domain, so that it can get `total` in all; 0 gives the claim up.
+    ///
+    /// # Errors
+    /// `OverQuota`: more than it may have, no more than it has, or it has a claim already. `NoMemory`.
+    pub fn claim(&self, memory: &DomainMemory, total: u64) -> Result<(), FrameError> {
+        let (has, may_have) = (memory.tot_pages(), memory.max_pages());
+        let account = &memory.account;
+        let mut heap = self.heap.lock();
+        let own = account.claim();
+        if total == 0 {
+            heap.drop_claim(own);
+            account.set_claim(0);
+            return Ok(());
+        }
+        if own != 0 || total > may_have || total <= has {
+            return Err(FrameError::OverQuota);
+        }
+        if !heap.add_claim(total - has) {
+            return Err(FrameError::NoMemory);
+        }
+        account.set_claim(total - has);
+        Ok(())
     }
 
     /// Flushes (C.5.4, XSA-511), then zeroes.
@@ -273,16 +305,88 @@ impl FrameTable {
     ) -> Result<Mfn, FrameError> {
         let frames = 1_u32.checked_shl(order).ok_or(FrameError::NoMemory)?;
         memory.account.reserve(u64::from(frames))?;
-        let block =
-            self.take(order, address_bits).inspect_err(|_| memory.account.unreserve(u64::from(frames)))?;
+        let block = self
+            .take(order, address_bits, Some(&memory.account))
+            .inspect_err(|_| memory.account.unreserve(u64::from(frames)))?;
         Self::scrub(m, block, frames);
         memory.account.assign(block.first, frames);
         Ok(mfn_of(block.first))
     }
 
+    // ---- exchange ----
+
+    /// Takes a frame away from its domain if nobody has a reference to it but the allocator (I7; XSA-214, XSA-217,
+    /// XSA-287). The domain's count of frames stays: [`Self::assign_unowned`] or [`Self::return_stolen`] fills the gap.
+    ///
+    /// # Errors
+    /// `NotOwned`: it is not the domain's, or in use.
+    pub(crate) fn steal(&self, memory: &DomainMemory, mfn: Mfn) -> Result<(), FrameError> {
+        let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
+        let index = u32::try_from(mfn.raw()).map_err(|_| FrameError::NotOwned)?;
+        loop {
+            let idle = CountInfo::allocated_to(memory.id());
+            match page.swap_count_info(idle, CountInfo::hypervisor()) {
+                Ok(()) => break,
+                Err(seen) if seen == idle => {}
+                Err(_) => return Err(FrameError::NotOwned),
+            }
+        }
+        // No reference, so no use: a type reference comes with a general one.
+        assert!(page.type_info().count() == 0, "{mfn} in use without a reference");
+        memory.account.unlink_owned(index);
+        Ok(())
+    }
+
+    /// Undoes [`Self::steal`].
+    pub(crate) fn return_stolen(&self, memory: &DomainMemory, mfn: Mfn) {
+        self.assign_unowned(memory, mfn, 0);
+    }
+
+    /// Frees a stolen frame.
+    pub(crate) fn free_stolen(&self, mfn: Mfn) {
+        self.free_unowned(mfn, 0);
+    }
+
+    /// 2^`order` zeroed frames that are on nobody's account yet.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub(crate) fn alloc_unowned(
+        &self,
+        m: &(impl Frames + Tlb + Cpu),
+        order: u32,
+        address_bits: u32,
+    ) -> Result<Mfn, FrameError> {
+        let frames = 1_u32.checked_shl(order).ok_or(FrameError::NoMemory)?;
+        let block = self.take(order, address_bits, None)?;
+        Self::scrub(m, block, frames);
+        for index in block.first..block.first + frames {
+            if let Some(page) = self.info(mfn_of(index)) {
+                page.set_count_info(CountInfo::hypervisor());
+            }
+        }
+        Ok(mfn_of(block.first))
+    }
+
+    /// Frees what [`Self::alloc_unowned`] gave.
+    pub(crate) fn free_unowned(&self, mfn: Mfn, order: u32) {
+        for raw in mfn.raw()..mfn.raw() + (1 << order) {
+            if let Some(page) = self.info(Mfn::new(raw)) {
+                self.free_to_heap(Mfn::new(raw), page);
+            }
+        }
+    }
+
+    /// Gives a domain 2^`order` frames that are nobody's, in place of stolen ones.
+    pub(crate) fn assign_unowned(&self, memory: &DomainMemory, mfn: Mfn, order: u32) {
+        if let Ok(first) = u32::try_from(mfn.raw()) {
+            memory.account.assign(first, 1 << order);
+        }
+    }
+
     /// A zeroed frame for the hypervisor. No guest can name it (I8) until it is shared.
     pub fn alloc_hypervisor(&self, m: &(impl Frames + Tlb + Cpu)) -> Option<Mfn> {
-        let block = self.take(0, 0).ok()?;
+        let block = self.take(0, 0, None).ok()?;
         Self::scrub(m, block, 1);
         let mfn = mfn_of(block.first);
         self.info(mfn)?.set_count_info(CountInfo::hypervisor());

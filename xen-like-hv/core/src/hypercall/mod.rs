@@ -10,6 +10,10 @@ pub mod console_io;
 pub mod debugreg;
 pub mod domctl;
 pub mod guest_ptr;
+pub mod memory;
+mod memory_exchange;
+mod memory_reservation;
+mod memory_resource;
 pub mod mmu;
 pub mod mmuext;
 pub mod multicall;
@@ -97,6 +101,7 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::EventChannelOp => evtchn::event_channel_op(cx, args),
         Hypercall::GrantTableOp => grant::grant_table_op(cx, args),
         Hypercall::PhysdevOp => physdev_op::physdev_op(cx, args),
+        Hypercall::MemoryOp => memory::memory_op(cx, args),
         Hypercall::MmuUpdate => mmu::mmu_update(cx, args),
         Hypercall::MmuextOp => mmuext::mmuext_op(cx, args),
         Hypercall::UpdateVaMapping => mmu::update_va_mapping(cx, args),
@@ -106,6 +111,6 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::Sysctl => sysctl::sysctl(cx, args),
         Hypercall::Domctl => domctl::domctl(cx, args),
         // Not here yet.
-        Hypercall::PlatformOp | Hypercall::MemoryOp => Err(Exit::Err(Errno::NoSys)),
+        Hypercall::PlatformOp => Err(Exit::Err(Errno::NoSys)),
     }
 }

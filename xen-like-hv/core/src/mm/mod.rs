@@ -19,10 +19,13 @@
 //!
 //! Neighbours: [`crate::frame`] below; the handlers in [`crate::hypercall`] above. Invariants: I1–I6, I9, I10, I12, I14.
 
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
+use hv_sync::{SpinLock, rank};
 use pv_abi::ids::Mfn;
+use pv_abi::memory::E820Entry;
 
 pub mod audit;
 pub mod fault;
@@ -47,10 +50,32 @@ pub use tables::{PendingSlot, Pt, TableError};
 pub use work::PtMachine;
 
 /// Page-table state of a domain as a whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DomainMm {
     /// Work of its teardown.
     pub(crate) teardown: PendingSlot,
+    /// The memory map that the toolstack gave it.
+    memory_map: SpinLock<Vec<E820Entry>>,
+}
+
+impl Default for DomainMm {
+    fn default() -> Self {
+        Self { teardown: PendingSlot::default(), memory_map: SpinLock::new(rank::DOMAIN, Vec::new()) }
+    }
+}
+
+impl DomainMm {
+    /// A copy of its memory map; empty where it has none.
+    #[must_use]
+    pub fn memory_map(&self) -> Vec<E820Entry> {
+        self.memory_map.lock().clone()
+    }
+
+    /// Gives it a memory map.
+    pub fn set_memory_map(&self, entries: Vec<E820Entry>) {
+        let old = core::mem::replace(&mut *self.memory_map.lock(), entries);
+        drop(old);
+    }
 }
 
 /// Base pointers of a vcpu; 0 is none. Each owns a general and an L4 reference.

@@ -37,6 +37,8 @@ impl From<TableError> for Preempted {
 /// [`Preempted`].
 pub fn relinquish<M: Machine>(hv: &Hypervisor, m: &M, dom: &Domain) -> Result<Relinquished, Preempted> {
     dom.mem.set_dying();
+    // A claim of a domain that gets no more frames: giving it up cannot fail.
+    let _ = hv.frames.claim(&dom.mem, 0);
     for vcpu in dom.each_vcpu() {
         let pt = Pt { frames: &hv.frames, m, slot: &vcpu.mm.pending };
         pt.abandon();
