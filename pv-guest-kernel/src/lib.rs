@@ -27,9 +27,11 @@ extern crate alloc;
 pub use pv_abi;
 
 pub mod arch;
+pub mod blkfront;
 mod boot;
 pub mod console;
 mod context;
+pub mod control;
 pub mod event;
 pub mod grant;
 pub mod hypercall;
@@ -39,9 +41,11 @@ mod panic;
 pub mod privileged;
 pub mod sched;
 pub mod shared;
+pub mod smp;
 pub mod sync;
 pub mod task;
 pub mod time;
+pub mod xenbus;
 pub mod xenstore;
 
 pub use context::Context;

@@ -142,6 +142,12 @@ pub(super) fn protect(pfn: Pfn, prot: Prot) -> Result {
     unsafe { mmu::update_va_mapping(direct(pfn), Pte::new(mfn, prot.flags())) }
 }
 
+/// Leaves a page of the direct map unmapped for ever: a guard. Its frame must be lost to the allocator.
+pub(crate) fn unmap_for_ever(va: u64) -> Result {
+    // SAFETY: the callers own the frame and never use it again.
+    unsafe { mmu::update_va_mapping(va, Pte::EMPTY) }
+}
+
 /// Fills the L1 table in `table_pfn` (still writable) with `entries`, makes it read-only and links it for the 2 MiB at `va`.
 pub(super) fn install_filled_l1(va: u64, table_pfn: Pfn, entries: impl Iterator<Item = Pte>) -> Result {
     fill(direct(table_pfn), entries);
