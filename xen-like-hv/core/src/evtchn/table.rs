@@ -60,7 +60,6 @@ pub(super) struct Port {
 }
 
 /// A domain's ports.
-#[derive(Default)]
 pub(super) struct Table {
     ports: Vec<Port>,
     /// One bit per port: it is free.
@@ -69,6 +68,21 @@ pub(super) struct Table {
     pub(super) dying: bool,
     /// Where closing all ports goes on.
     pub(super) next_to_close: u32,
+}
+
+impl Default for Table {
+    /// The first group is there from the start: port 0 is reserved, and a guest may name the others.
+    fn default() -> Self {
+        let group = usize::try_from(GROUP).unwrap_or(0);
+        let mut table = Self {
+            ports: Vec::with_capacity(group),
+            free: Vec::with_capacity(1),
+            dying: false,
+            next_to_close: 0,
+        };
+        table.extend();
+        table
+    }
 }
 
 fn position(port: EvtchnPort) -> (usize, u64) {
