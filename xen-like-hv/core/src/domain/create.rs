@@ -11,6 +11,7 @@ use pv_abi::ids::{DomId, VcpuId};
 use super::{Domain, vcpu_info, wallclock};
 use crate::access::Privilege;
 use crate::frame::ShareAccess;
+use crate::grant;
 use crate::hv::Hypervisor;
 use crate::port::Machine;
 use crate::sched::state::flags;
@@ -83,18 +84,30 @@ pub fn create<M: Machine>(hv: &Hypervisor, m: &M, id: DomId, config: &Config) ->
     limit_services(&dom, config);
     mask_all_upcalls(m, &dom);
     let dom = Arc::new(dom);
+    if let Err(e) = grant::grow(&hv.frames, m, &dom, 1) {
+        undo(hv, &dom);
+        return Err(e);
+    }
     if !hv.domains.insert(dom.clone()) {
-        hv.frames.free_hypervisor(shared_info);
-        let _closed = hv.frames.close_memory(&dom.mem);
+        undo(hv, &dom);
         return Err(Errno::Exist);
     }
     wallclock::publish(hv, m, &dom);
     Ok(dom)
 }
 
+/// Gives up the frames and the account of a domain that nobody has seen.
+fn undo(hv: &Hypervisor, dom: &Domain) {
+    grant::release_table(&hv.frames, dom);
+    hv.frames.free_hypervisor(dom.shared_info);
+    let _closed = hv.frames.close_memory(&dom.mem);
+}
+
 /// Event channels and grants as far as the configuration allows.
 fn limit_services(dom: &Domain, config: &Config) {
     dom.events.set_limit(config.max_evtchn_port);
+    let size = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok());
+    dom.grants.set_limits(size(config.max_grant_frames), size(config.max_maptrack_frames));
 }
 
 /// The first state of shared-info: no vcpu wants an upcall.

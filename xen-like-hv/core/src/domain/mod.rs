@@ -3,6 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | [`create`], [`teardown`] | its beginning and its end |
+//! | [`dom0`] | the one that the hypervisor builds |
+//! | [`context`] | the state of a vcpu, set and read |
 //! | [`vcpu_info`], [`wallclock`] | what lies in its shared-info page |
 //! | [`lifecycle`] | pause, shut down, crash, resume |
 //! | [`notify`] | virtual interrupts that go with them |
@@ -29,11 +31,14 @@ use crate::vcpu::Vcpu;
 
 pub mod context;
 pub mod create;
+pub mod dom0;
 pub mod lifecycle;
 pub mod notify;
 pub mod teardown;
 pub mod vcpu_info;
 pub mod wallclock;
+
+pub use dom0::{Dom0Config, Dom0Error, build_dom0};
 
 /// A domain: one part per room that has something to say about it.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use super::{Domain, notify, vcpu_info};
 use crate::entry::descriptors;
 use crate::evtchn;
+use crate::grant;
 use crate::hv::Hypervisor;
 use crate::mm::teardown::relinquish;
 use crate::port::Machine;
@@ -40,6 +41,7 @@ pub fn destroy<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<
     close_services(hv, m, dom)?;
     release_vcpus(hv, m, dom)?;
     relinquish(hv, m, dom).map_err(|_| Unfinished)?;
+    grant::release_table(&hv.frames, dom);
     if give_up_shared_info(hv, dom) {
         notify::domain_exception(hv, m);
     }
@@ -59,7 +61,7 @@ fn give_up_shared_info(hv: &Hypervisor, dom: &Domain) -> bool {
 
 fn close_services<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Unfinished> {
     evtchn::destroy(hv, m, dom).map_err(|_| Unfinished)?;
-    Ok(())
+    grant::release_mappings(hv, m, dom).map_err(|_| Unfinished)
 }
 
 fn release_vcpus<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Unfinished> {
