@@ -406,19 +406,18 @@ fn an_event_wakes_who_polls_for_it() {
     for port in [a, b] {
         t.set_mask(1, port);
     }
-    let poll = |state| {
-        t.doms[1].0.polling.store(1, SeqCst);
-        v.sched.set_flags(crate::sched::state::flags::BLOCKED);
-        v.sched.set_poll_state(state);
+    let poll = |only: Option<u32>| {
+        t.world.hv.sched.begin_poll(&t.doms[1].0, v);
+        t.world.hv.sched.block_in_poll(t.m(), v, only.map(EvtchnPort::new));
     };
     let blocked = || v.sched.flags() & crate::sched::state::flags::BLOCKED != 0;
-    poll(i64::from(b) + 1);
+    poll(Some(b));
     t.send(1, a).unwrap();
     assert!(blocked(), "another port");
     t.send(1, b).unwrap();
     assert!(!blocked());
     t.drain(1);
-    poll(crate::sched::state::POLL_MANY);
+    poll(None);
     t.send(1, a).unwrap();
     assert!(!blocked());
     assert_eq!(super::poll_port(t.m(), &t.doms[1].0, EvtchnPort::new(a)), Ok(true));
