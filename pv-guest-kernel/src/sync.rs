@@ -20,7 +20,7 @@ static TURNS: AtomicU32 = AtomicU32::new(0);
 impl spin::RelaxStrategy for Backoff {
     fn relax() {
         core::hint::spin_loop();
-        if TURNS.fetch_add(1, Ordering::Relaxed) % SPINS == 0 {
+        if TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(SPINS) {
             crate::sched::yield_now();
         }
     }

@@ -45,7 +45,7 @@ fn read_clock(clock: &VcpuTimeInfo) -> u64 {
         let shift = clock.tsc_shift.load(Ordering::Relaxed);
         let ticks = rdtsc_ordered().saturating_sub(stamp);
         fence(Ordering::Acquire);
-        if version % 2 == 0 && clock.version.load(Ordering::Relaxed) == version {
+        if version.is_multiple_of(2) && clock.version.load(Ordering::Relaxed) == version {
             return base.saturating_add(scale_ticks(ticks, scale, shift));
         }
         core::hint::spin_loop();
@@ -69,7 +69,7 @@ pub fn wall_clock() -> Duration {
         let high = info.wc_sec_hi.load(Ordering::Relaxed);
         let nanoseconds = info.wc_nsec.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
-        if version % 2 == 0 && info.wc_version.load(Ordering::Relaxed) == version {
+        if version.is_multiple_of(2) && info.wc_version.load(Ordering::Relaxed) == version {
             // The wall clock is that of system time zero.
             let seconds = (u64::from(high) << 32) | u64::from(low);
             return Duration::from_secs(seconds) + Duration::from_nanos(u64::from(nanoseconds) + now_ns());

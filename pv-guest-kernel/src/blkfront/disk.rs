@@ -178,7 +178,7 @@ impl Disk {
 
     fn check(&self, sector: u64, length: usize) -> Result {
         let end = sector.checked_add(sectors(length));
-        if length % SECTOR_SIZE != 0 || end.is_none_or(|end| end > self.sectors()) {
+        if !length.is_multiple_of(SECTOR_SIZE) || end.is_none_or(|end| end > self.sectors()) {
             return Err(Errno::Inval);
         }
         Ok(())

@@ -20,7 +20,10 @@ use pv_abi::memory::MemoryOp;
 use pv_abi::sched::SchedOp;
 use pv_abi::trap::{SegmentBase, TrapInfo};
 use pv_abi::vcpu::VcpuOp;
-use pv_abi::version::{XenFeatureInfo, XenVersionOp};
+use pv_abi::version::{
+    CAPABILITIES_INFO_LEN, CHANGESET_INFO_LEN, COMMANDLINE_LEN, EXTRAVERSION_LEN, XenCompileInfo,
+    XenFeatureInfo, XenPlatformParameters, XenVersionOp,
+};
 use pv_abi::vm_assist::{VmAssist, VmAssistCmd};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -100,9 +103,31 @@ pub fn version() -> Result<(u64, u64)> {
 }
 
 /// `xen_version` with a structure or text as its result.
+///
+/// EINVAL if `result` is smaller than what the operation writes. A build id cannot be asked for here: its size is not
+/// known in advance.
 pub fn version_info<T: Wire + ?Sized>(op: XenVersionOp, result: &mut T) -> Result<u64> {
-    // SAFETY: the callers of this crate pass the type that the operation writes.
+    if size_of_val(result) < version_result_size(op).ok_or(Errno::Inval)? {
+        return Err(Errno::Inval);
+    }
+    // SAFETY: exclusively borrowed and big enough for what is written.
     unsafe { table::xen_version([op.raw().into(), address_of(&raw const *result)]) }
+}
+
+/// Bytes that an operation of `xen_version` writes at most.
+const fn version_result_size(op: XenVersionOp) -> Option<usize> {
+    match op {
+        XenVersionOp::Version | XenVersionOp::Pagesize => Some(0),
+        XenVersionOp::Extraversion => Some(EXTRAVERSION_LEN),
+        XenVersionOp::CompileInfo => Some(size_of::<XenCompileInfo>()),
+        XenVersionOp::Capabilities => Some(CAPABILITIES_INFO_LEN),
+        XenVersionOp::Changeset => Some(CHANGESET_INFO_LEN),
+        XenVersionOp::PlatformParameters => Some(size_of::<XenPlatformParameters>()),
+        XenVersionOp::GetFeatures => Some(size_of::<XenFeatureInfo>()),
+        XenVersionOp::GuestHandle => Some(16),
+        XenVersionOp::Commandline => Some(COMMANDLINE_LEN),
+        XenVersionOp::BuildId => None,
+    }
 }
 
 /// The feature bits of submap 0.

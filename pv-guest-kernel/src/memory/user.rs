@@ -41,7 +41,7 @@ impl UserSpace {
     /// Maps `count` fresh zeroed pages at `va`.
     pub fn map(&mut self, va: u64, count: usize, prot: Prot) -> Result {
         let end = (count as u64).checked_mul(PAGE).and_then(|bytes| va.checked_add(bytes));
-        if va % PAGE != 0 || end.is_none_or(|end| end > USER_END) {
+        if !va.is_multiple_of(PAGE) || end.is_none_or(|end| end > USER_END) {
             return Err(Errno::Inval);
         }
         for number in 0..count as u64 {
