@@ -140,6 +140,10 @@ pub fn decode(request: &BlkifRequest, disk: Geometry) -> Decoded {
         (Some(BlkifOp::Write), Some(segments)) => {
             transfer(ticket, Action::Write, request.sector_number, segments, disk)
         }
+        // A flush that carries data is not offered; to take it for an empty one would lose the data.
+        (Some(BlkifOp::FlushDiskcache), _) if count != 0 => {
+            Decoded::Answer(ticket.answer(BlkifStatus::Error))
+        }
         (Some(BlkifOp::FlushDiskcache), _) => {
             Decoded::Run(Work { ticket, action: Action::Flush, sector: 0, segments: Vec::new() })
         }
@@ -259,6 +263,7 @@ mod tests {
             request(BlkifOp::Read, 0, &[(1, 0, 8)]),
             request(BlkifOp::Read, 0, &[]),
             BlkifRequest { nr_segments: 12, ..request(BlkifOp::Read, 0, &[(1, 0, 7)]) },
+            request(BlkifOp::FlushDiskcache, 0, &[(1, 0, 7)]),
         ] {
             assert_eq!(status(decode(&bad, DISK)), error, "{bad:?}");
         }
