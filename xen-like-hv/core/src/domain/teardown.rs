@@ -4,9 +4,9 @@
 //! |---|---|
 //! | 1 | the domain is marked dying and stands still for good |
 //! | 2 | event channels |
-//! | 3 | what it has mapped of others' grants |
-//! | 4 | what its vcpus hold: timers, areas, base pointers, descriptor tables |
-//! | 5 | page tables and frames |
+//! | 3 | what its vcpus hold: timers, areas, base pointers, descriptor tables |
+//! | 4 | page tables and frames |
+//! | 5 | what it has mapped of others' grants, its own grant table |
 //! | 6 | the number, once nobody else holds a frame of it |
 //!
 //! Each stage starts where it was left, so that the domctl is simply issued again. Between stage 5 and 6 the domain is a
@@ -41,6 +41,8 @@ pub fn destroy<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<
     close_services(hv, m, dom)?;
     release_vcpus(hv, m, dom)?;
     relinquish(hv, m, dom).map_err(|_| Unfinished)?;
+    // After the page tables: a granter that is told that its frame is free finds no reference left on it.
+    grant::release_mappings(hv, m, dom).map_err(|_| Unfinished)?;
     grant::release_table(&hv.frames, dom);
     if give_up_shared_info(hv, dom) {
         notify::domain_exception(hv, m);
@@ -60,8 +62,7 @@ fn give_up_shared_info(hv: &Hypervisor, dom: &Domain) -> bool {
 }
 
 fn close_services<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Unfinished> {
-    evtchn::destroy(hv, m, dom).map_err(|_| Unfinished)?;
-    grant::release_mappings(hv, m, dom).map_err(|_| Unfinished)
+    evtchn::destroy(hv, m, dom).map_err(|_| Unfinished)
 }
 
 fn release_vcpus<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Unfinished> {
