@@ -2,6 +2,7 @@
 
 use crate::boot::BootArgs;
 use crate::check;
+use crate::demo::DemoArgs;
 use crate::failure::Result;
 use crate::images::{self, Profile};
 use crate::live::{self, GdbArgs, RunArgs};
@@ -31,6 +32,8 @@ pub(crate) enum Verb {
     Boot(BootArgs),
     /// Build everything, boot QEMU and end in dom0's shell
     Run(RunArgs),
+    /// Show the whole system at work without a person, and check what it did
+    Demo(DemoArgs),
     /// Run the host's pvctl against the system that `run` started
     #[command(disable_help_flag = true)]
     Pvctl {
@@ -56,6 +59,7 @@ impl Verb {
             }
             Self::Boot(args) => args.run(),
             Self::Run(args) => args.run(),
+            Self::Demo(args) => args.run(),
             Self::Pvctl { words } => live::pvctl(words),
             Self::Gdb(args) => args.run(),
             Self::Test(args) => args.run(),

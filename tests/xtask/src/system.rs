@@ -143,7 +143,7 @@ impl System {
 
     /// Shuts dom0 down and waits for the machine to end.
     pub(crate) fn shut_down(mut self) -> Result<Ended> {
-        self.pvctl(&["shutdown", "0"])?;
+        self.pvctl(&["poweroff"])?;
         self.session.wait(DOWN_LIMIT)
     }
 }
