@@ -202,7 +202,7 @@ fn wait_for_verdicts(system: &mut System) -> Result<Vec<String>> {
         if logs.iter().all(|log| log.contains("VERDICT: ")) || Instant::now() > end {
             return Ok(logs);
         }
-        // Reading the console meanwhile keeps QEMU from waiting for us.
+        // A pause, in which the console is read.
         system.session.wait_for(Duration::from_millis(300), |_| false);
     }
 }

@@ -82,7 +82,7 @@ impl Plan {
         let mut system = System { session, pvctl, socket: self.socket() };
         let end = Instant::now() + UP_LIMIT;
         while system.pvctl(&["list"])?.code != 0 {
-            // Reading the console meanwhile keeps QEMU from waiting for us.
+            // A pause, in which the console is read.
             system.session.wait_for(Duration::from_millis(300), |_| false);
             if Instant::now() > end {
                 return Err(Failure::new(format!("dom0 does not answer\n{}", system.session.console())));

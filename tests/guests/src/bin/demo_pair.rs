@@ -96,7 +96,7 @@ async fn accept(store: &Client) -> Claim {
 fn copy_text(peer: DomId, gref: GrantRef) -> Claim {
     let target = pv_guest_kernel::memory::SharedPages::new(1).ok_or(Trouble::error("no memory"))?;
     let mut batch = CopyBatch::new();
-    batch.read(peer, gref, TEXT_AT, &target, 0, TEXT.len()).map_err(trouble)?;
+    batch.read((peer, gref, TEXT_AT), (target.area(), 0), TEXT.len()).map_err(trouble)?;
     batch.run_all().map_err(trouble)?;
     let mut text = [0; TEXT.len()];
     target.area().read(0, &mut text);
