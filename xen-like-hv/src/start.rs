@@ -1,10 +1,12 @@
 //! From a booted machine to running guests: the hypervisor's state, dom0, then the exit loop on every pcpu.
+#![expect(unsafe_code, reason = "lends the modules' bytes")]
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use hv_core::Hypervisor;
 use hv_core::boot_memory::Range;
+use hv_core::domain::dom0::Dom0Config;
 use hv_core::frame::{FrameTable, PageInfo};
 use hv_core::hv::Platform;
 use hv_core::sched::Scheduler;
@@ -18,9 +20,58 @@ use crate::{percpu, state};
 /// Makes the state, builds dom0 and enters the exit loop.
 pub(crate) fn run() -> ! {
     let hv = state::install(new_state());
-    hand_over_memory(hv);
+    let modules = handover::info().modules.as_slice();
+    let Some(kernel) = modules.first() else {
+        panic!("no dom0: the loader gave no module. The first module is its kernel, the second its ramdisk");
+    };
+    let ramdisk = modules.get(1);
+    mark_devices(hv);
+    hand_over_memory(hv, unpacking_room(bytes_of(kernel)));
+    build_dom0(hv, kernel, ramdisk);
+    // What the building needed is free now, and so are the modules.
+    modules.iter().for_each(|module| boot_alloc::give_back(module.range));
+    hand_over_memory(hv, 0);
+    log::info!("{} MiB free for other domains", hv.frames.free_frames() >> 8);
     wake_others();
     exit::enter()
+}
+
+/// A module's bytes.
+fn bytes_of(module: &handover::Module) -> &'static [u8] {
+    let at = usize::try_from(layout::direct_map(module.range.start)).unwrap_or(0);
+    let len = usize::try_from(module.range.len()).unwrap_or(0);
+    // SAFETY: the boot allocator kept the modules' memory out of everybody's hands; it is given back only in `run`, when
+    // nothing refers to it any more.
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(at), len) }
+}
+
+/// Bytes to keep for unpacking a kernel: it grows up to eightfold, and growing a buffer takes the old and the new one.
+fn unpacking_room(kernel: &[u8]) -> u64 {
+    let packed = !kernel.starts_with(b"\x7fELF");
+    let len = u64::try_from(kernel.len()).unwrap_or(0);
+    let wanted = if packed { 32 * len } else { 4 << 20 };
+    wanted.min(boot_alloc::free_bytes() / 2)
+}
+
+fn build_dom0(hv: &Hypervisor, kernel: &handover::Module, ramdisk: Option<&handover::Module>) {
+    let options = crate::boot::options();
+    let config = Dom0Config {
+        memory: options.dom0_mem,
+        vcpus: options.dom0_max_vcpus.unwrap_or(hv.platform.nr_pcpus),
+    };
+    let line = handover::without_name(kernel.line);
+    log::info!("building dom0 from a module of {} KiB", kernel.range.len() >> 10);
+    let ramdisk = ramdisk.map(bytes_of);
+    if let Err(e) = hv_core::domain::dom0::build_dom0(
+        hv,
+        &state::MACHINE,
+        bytes_of(kernel),
+        ramdisk,
+        line.as_bytes(),
+        &config,
+    ) {
+        panic!("dom0 cannot be built: {e}");
+    }
 }
 
 /// What the other pcpus do: wait for the state, then run guests.
@@ -63,12 +114,20 @@ fn frames_of(range: Range) -> (Mfn, Mfn) {
     (Mfn::new(range.start.div_ceil(layout::PAGE)), Mfn::new(range.end / layout::PAGE))
 }
 
-/// Gives the core what memory is left, and says what lies between: devices for dom0, but not the interrupt controllers.
-fn hand_over_memory(hv: &Hypervisor) {
+/// Gives the core what memory is left, but for the topmost `keep` bytes.
+fn hand_over_memory(hv: &Hypervisor, keep: u64) {
+    let kept = boot_alloc::try_take(keep, layout::PAGE);
     for range in boot_alloc::hand_over().ranges() {
         let (start, end) = frames_of(*range);
         hv.frames.add_free_range(start, end);
     }
+    if let Some(range) = kept {
+        boot_alloc::give_back(range);
+    }
+}
+
+/// Says what is no RAM: devices for dom0, but not the interrupt controllers.
+fn mark_devices(hv: &Hypervisor) {
     let mut at = 0;
     for ram in boot_alloc::memory_map().ram() {
         hv.frames.add_device_range(Mfn::new(at / layout::PAGE), Mfn::new(ram.start / layout::PAGE));

@@ -51,12 +51,8 @@ pub(crate) fn enable_no_execute() {
 /// CR4 as the hypervisor wants it while it runs; the base for what a guest sees.
 pub(crate) fn hypervisor_cr4(f: &Features) -> u64 {
     let mut cr4 = CR4_PAE | CR4_MCE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT;
-    let optional = [
-        (f.fsgsbase, CR4_FSGSBASE),
-        (f.xsave, CR4_OSXSAVE),
-        (f.smep, CR4_SMEP),
-        (f.smap, CR4_SMAP),
-    ];
+    let optional =
+        [(f.fsgsbase, CR4_FSGSBASE), (f.xsave, CR4_OSXSAVE), (f.smep, CR4_SMEP), (f.smap, CR4_SMAP)];
     for (there, bit) in optional {
         if there {
             cr4 |= bit;
