@@ -51,6 +51,8 @@ pub struct FakeMachine {
     pub resched_requests: AtomicU64,
     /// Requests to look at events.
     pub exit_requests: AtomicU64,
+    /// The pcpu that the test speaks for.
+    pub current_pcpu: AtomicU64,
     clock: AtomicU64,
     /// What was asked.
     pub effects: SpinLock<Effects>,
@@ -73,6 +75,7 @@ impl FakeMachine {
             preempt_after: AtomicU64::new(u64::MAX),
             resched_requests: AtomicU64::new(0),
             exit_requests: AtomicU64::new(0),
+            current_pcpu: AtomicU64::new(0),
             clock: AtomicU64::new(1),
             effects: SpinLock::new(rank::CONSOLE, Effects::default()),
         }
@@ -236,7 +239,7 @@ impl Console for FakeMachine {
 
 impl Cpu for FakeMachine {
     fn pcpu(&self) -> PcpuId {
-        PcpuId::new(0)
+        PcpuId::new(u32::try_from(self.current_pcpu.load(Relaxed)).unwrap_or(0))
     }
     fn online(&self) -> CpuMask {
         CpuMask::from_bits(0b11)

@@ -18,6 +18,7 @@ pub mod mmu;
 pub mod mmuext;
 pub mod multicall;
 pub mod physdev_op;
+pub mod platform;
 pub mod sched_op;
 pub mod segment;
 pub mod sysctl;
@@ -110,7 +111,6 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::UpdateDescriptor => entry::descriptors::hypercall_update_descriptor(cx, args),
         Hypercall::Sysctl => sysctl::sysctl(cx, args),
         Hypercall::Domctl => domctl::domctl(cx, args),
-        // Not here yet.
-        Hypercall::PlatformOp => Err(Exit::Err(Errno::NoSys)),
+        Hypercall::PlatformOp => platform::platform_op(cx, args),
     }
 }

@@ -29,6 +29,9 @@ pub mod runstate;
 pub mod state;
 pub mod timers;
 
+#[cfg(test)]
+mod tests;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
