@@ -37,6 +37,8 @@ ranks! {
     EVTCHN = 28;
     /// A domain's list of pages and their count.
     DOMAIN_PAGES = 32;
+    /// A domain's PCI configuration address, and the machine's registers while it uses them.
+    PCI_CONFIG = 34;
     /// PIRQ bindings and the interrupt controller.
     IRQ = 36;
     /// Timers of one pcpu.

@@ -4,7 +4,7 @@ use super::{HEADER, u16_at, u32_at, u64_at};
 use crate::bounded::Bounded;
 
 /// Most processors that are looked at; more than are used, since firmware lists disabled ones too.
-pub const MAX_CPUS: usize = 256;
+const MAX_CPUS: usize = 256;
 
 /// A usable processor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -62,12 +62,9 @@ fn neighbours_are_merged_and_ram_beyond_the_limit_dropped() {
 #[test]
 fn an_entry_that_wraps_around_is_cut() {
     let mut raw = MemoryMap::new();
-    raw.push(u64::MAX - 0x1800, u64::MAX, Kind::Ram);
-    let clean = raw.sanitise(NO_LIMIT);
-    assert_eq!(
-        clean.ram().next(),
-        Some(Range::new(u64::MAX - 0xfff, u64::MAX & !0xfff)).filter(|r| !r.is_empty())
-    );
+    raw.push(u64::MAX - 0x2800, u64::MAX, Kind::Ram);
+    let last = Range::new(u64::MAX - 0x1fff, u64::MAX - 0xfff);
+    assert_eq!(raw.sanitise(NO_LIMIT).ram().next(), Some(last));
 }
 
 #[test]

@@ -23,6 +23,7 @@ use pv_abi::ids::{DomId, Mfn, VcpuId};
 use pv_abi::vm_assist::VmAssist;
 
 use crate::access::Privilege;
+use crate::emulate::PciConfig;
 use crate::evtchn::DomainEvents;
 use crate::frame::DomainMemory;
 use crate::grant::DomainGrants;
@@ -71,6 +72,8 @@ pub struct Domain {
     shared_info_gone: AtomicBool,
     /// Behaviours it has switched on, by [`VmAssist`] as bit.
     assists: AtomicU64,
+    /// Its view of the PCI configuration mechanism.
+    pub pci: PciConfig,
 }
 
 /// What a domain may have.
@@ -122,6 +125,7 @@ impl Domain {
             limits: Limits { max_vcpus: 1 },
             shared_info_gone: AtomicBool::new(false),
             assists: AtomicU64::new(0),
+            pci: PciConfig::default(),
         }
     }
 

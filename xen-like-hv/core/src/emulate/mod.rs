@@ -1,12 +1,51 @@
 //! Privileged instructions, MSRs, CPUID.
+//!
+//! A guest's kernel runs at ring 3, so what only ring 0 may do raises #GP. The instruction is fetched once (I16), decoded
+//! by a pure function, and carried out as far as the guest may have it done; all else stays the #GP it was. CPUID does
+//! not fault; a guest that wants the hypervisor's answer puts the forced-emulation prefix, an invalid opcode, before it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`decode`] | bytes to instruction |
+//! | [`cpuid`], [`xstate`] | what CPUID tells a guest |
+//! | [`msr`] | which MSRs a guest may read and write, and what happens then |
+//! | [`io`] | ports: who may use which; PCI configuration |
+//! | [`registers`] | control and debug registers, XCR0 |
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use pv_abi::ids::GuestVa;
+use pv_abi::trap::EMULATE_PREFIX;
+
+pub mod cpuid;
+pub mod decode;
+pub mod io;
+pub mod msr;
+pub mod registers;
+#[cfg(test)]
+mod tests;
+pub mod xstate;
+
+pub use io::PciConfig;
 
 use crate::cx::Cx;
+use crate::entry::GuestMode;
+use crate::hypercall::guest_ptr::access_ok;
 use crate::port::Machine;
+use crate::regs::UserRegs;
+use decode::{Decoded, Gpr, Instruction, MAX_BYTES};
+
+/// CR4: the guest's own OSXSAVE.
+const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4: the time stamp counter is for the kernel.
+const CR4_TSD: u64 = 1 << 2;
+/// Low half of a register.
+const LOW: u64 = 0xffff_ffff;
 
 /// What became of an instruction that the hypervisor was asked to carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Emulation {
-    /// Carried out; RIP is behind it.
+    /// Carried out; RIP is behind it, or still at it where a repeated instruction has more to do.
     Done,
     /// It raises an exception; RIP is at it.
     Inject {
@@ -17,18 +56,244 @@ pub enum Emulation {
         /// Address, for a page fault.
         cr2: u64,
     },
-    /// Not one that the hypervisor emulates.
+    /// Not one that the hypervisor emulates, or not for this guest in this state: the exception is the guest's.
     NotMine,
+}
+
+/// What became of the part behind the decoding.
+enum Step {
+    /// Go on behind the instruction.
+    Next,
+    /// RIP stays: there is more to do, after whatever waits meanwhile.
+    Again,
+    /// As [`Emulation::NotMine`].
+    Refused,
+    /// As [`Emulation::Inject`].
+    Fault { vector: u8, error_code: u32, cr2: u64 },
+}
+
+/// `Next` where something was possible.
+fn next_if(done: bool) -> Step {
+    if done { Step::Next } else { Step::Refused }
 }
 
 /// Carries out the privileged instruction at RIP that raised #GP.
 pub fn privileged_instruction<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
-    let _ = cx;
-    Emulation::NotMine
+    let (bytes, length) = fetch(cx);
+    let Some(decoded) = bytes.get(..length).and_then(decode::decode) else { return Emulation::NotMine };
+    let step = match cx.vcpu.entry.mode() {
+        GuestMode::Kernel => kernel_instruction(cx, decoded.instruction),
+        GuestMode::User => user_instruction(cx, decoded.instruction),
+    };
+    settle(cx, decoded, step)
 }
 
-/// Carries out the instruction behind a forced-emulation prefix at RIP that raised #UD.
+/// Carries out the instruction behind a forced-emulation prefix at RIP that raised #UD. Only CPUID has that form.
 pub fn forced_emulation<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
-    let _ = cx;
-    Emulation::NotMine
+    let (bytes, length) = fetch(cx);
+    let Some(rest) = bytes.get(..length).and_then(|b| b.strip_prefix(&EMULATE_PREFIX)) else {
+        return Emulation::NotMine;
+    };
+    match decode::decode(rest) {
+        Some(Decoded { instruction: Instruction::Cpuid, length }) => {
+            cpuid_instruction(cx);
+            settle(
+                cx,
+                Decoded { instruction: Instruction::Cpuid, length: length + EMULATE_PREFIX.len() },
+                Step::Next,
+            )
+        }
+        _ => Emulation::NotMine,
+    }
+}
+
+/// The bytes at RIP, as many as can be read of the longest instruction.
+fn fetch<M: Machine>(cx: &Cx<'_, M>) -> ([u8; MAX_BYTES], usize) {
+    let mut bytes = [0; MAX_BYTES];
+    let rip = cx.regs.rip;
+    // The instruction may end just before a page that is not there.
+    let in_page = usize::try_from(4096 - rip % 4096).unwrap_or(MAX_BYTES).min(MAX_BYTES);
+    let mut read = |from: usize, to: usize| {
+        let at = GuestVa::new(rip.wrapping_add(from as u64));
+        let ok = access_ok(at, (to - from) as u64);
+        ok && bytes.get_mut(from..to).is_some_and(|part| cx.m.copy_from_guest(part, at).is_ok())
+    };
+    let length = match (read(0, in_page), in_page) {
+        (false, _) => 0,
+        (true, MAX_BYTES) => MAX_BYTES,
+        (true, _) => {
+            if read(in_page, MAX_BYTES) {
+                MAX_BYTES
+            } else {
+                in_page
+            }
+        }
+    };
+    (bytes, length)
+}
+
+fn settle<M: Machine>(cx: &mut Cx<'_, M>, decoded: Decoded, step: Step) -> Emulation {
+    match step {
+        Step::Next => {
+            cx.regs.rip = cx.regs.rip.wrapping_add(decoded.length as u64);
+            Emulation::Done
+        }
+        Step::Again => Emulation::Done,
+        Step::Refused => Emulation::NotMine,
+        Step::Fault { vector, error_code, cr2 } => Emulation::Inject { vector, error_code, cr2 },
+    }
+}
+
+/// What a guest's processes may: ports where their IOPL allows it, and the interrupt flag, which is not theirs to change.
+fn user_instruction<M: Machine>(cx: &mut Cx<'_, M>, instruction: Instruction) -> Step {
+    match instruction {
+        Instruction::PortIo { direction, port, width } => io::port_instruction(cx, direction, port, width),
+        Instruction::Cli | Instruction::Sti => next_if(io::has_iopl(cx)),
+        _ => Step::Refused,
+    }
+}
+
+fn kernel_instruction<M: Machine>(cx: &mut Cx<'_, M>, instruction: Instruction) -> Step {
+    match instruction {
+        Instruction::PortIo { direction, port, width } => io::port_instruction(cx, direction, port, width),
+        Instruction::StringIo { direction, width, repeated, short_addresses, segment } => {
+            let string = io::StringIo { direction, width, repeated, short_addresses, segment };
+            io::string_instruction(cx, &string)
+        }
+        // Swallowed: the upcall mask is what a PV kernel changes instead.
+        Instruction::Cli | Instruction::Sti => next_if(io::has_iopl(cx)),
+        Instruction::Clts => {
+            registers::clear_task_switched(cx);
+            Step::Next
+        }
+        Instruction::Wbinvd => {
+            // Without devices of its own a guest has nothing to flush for, and may not slow the others down.
+            if crate::access::control(cx.dom).is_ok() {
+                cx.m.wbinvd();
+            }
+            Step::Next
+        }
+        Instruction::Rdmsr => rdmsr(cx),
+        Instruction::Wrmsr => wrmsr(cx),
+        Instruction::Rdtsc => rdtsc(cx),
+        Instruction::Rdtscp => {
+            cx.regs.rcx = 0;
+            rdtsc(cx)
+        }
+        Instruction::Cpuid => {
+            cpuid_instruction(cx);
+            Step::Next
+        }
+        Instruction::Xsetbv => xsetbv(cx),
+        Instruction::MovFromCr { cr, gpr } => match registers::read_cr(cx, cr) {
+            Some(value) => {
+                set_gpr(cx.regs, gpr, value);
+                Step::Next
+            }
+            None => Step::Refused,
+        },
+        Instruction::MovToCr { cr, gpr } => {
+            let value = gpr_value(cx.regs, gpr);
+            next_if(registers::write_cr(cx, cr, value))
+        }
+        Instruction::MovFromDr { dr, gpr } => match registers::read_dr(cx, dr) {
+            Some(value) => {
+                set_gpr(cx.regs, gpr, value);
+                Step::Next
+            }
+            None => Step::Refused,
+        },
+        Instruction::MovToDr { dr, gpr } => {
+            let value = gpr_value(cx.regs, gpr);
+            next_if(registers::write_dr(cx, dr, value))
+        }
+    }
+}
+
+fn low(value: u64) -> u32 {
+    u32::try_from(value & LOW).unwrap_or(0)
+}
+
+fn rdmsr<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
+    let Some(value) = msr::read(cx, low(cx.regs.rcx)) else { return Step::Refused };
+    cx.regs.rax = value & LOW;
+    cx.regs.rdx = value >> 32;
+    Step::Next
+}
+
+fn wrmsr<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
+    let value = cx.regs.rax & LOW | cx.regs.rdx << 32;
+    let index = low(cx.regs.rcx);
+    next_if(msr::write(cx, index, value))
+}
+
+/// The guest has switched the counter off for its processes, which does for its kernel too at ring 3.
+fn rdtsc<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
+    if cx.vcpu.entry.cr4.load(Relaxed) & CR4_TSD == 0 {
+        return Step::Refused;
+    }
+    let stamp = cx.m.rdtsc();
+    cx.regs.rax = stamp & LOW;
+    cx.regs.rdx = stamp >> 32;
+    Step::Next
+}
+
+fn xsetbv<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
+    let value = cx.regs.rax & LOW | cx.regs.rdx << 32;
+    if cx.vcpu.entry.cr4.load(Relaxed) & CR4_OSXSAVE == 0 {
+        return Step::Fault { vector: crate::entry::trap::UD, error_code: 0, cr2: 0 };
+    }
+    next_if(low(cx.regs.rcx) == 0 && registers::set_xcr0(cx, value))
+}
+
+/// What CPUID's answers depend on, for this vcpu.
+fn view<M: Machine>(cx: &Cx<'_, M>) -> cpuid::View {
+    let scale = cx.m.pvclock_scale();
+    cpuid::View {
+        vcpu: cx.vcpu.id.raw(),
+        osxsave: cx.vcpu.entry.cr4.load(Relaxed) & CR4_OSXSAVE != 0,
+        maddr_bits: cx.hv.platform.maddr_bits,
+        tsc_khz: scale.tsc_khz,
+        tsc_mul: scale.mul,
+        tsc_shift: scale.shift,
+    }
+}
+
+fn cpuid_instruction<M: Machine>(cx: &mut Cx<'_, M>) {
+    let hw = |leaf, subleaf| cx.m.cpuid(leaf, subleaf);
+    let [a, b, c, d] = cpuid::answer(&hw, &view(cx), low(cx.regs.rax), low(cx.regs.rcx));
+    cx.regs.rax = u64::from(a);
+    cx.regs.rbx = u64::from(b);
+    cx.regs.rcx = u64::from(c);
+    cx.regs.rdx = u64::from(d);
+}
+
+/// A register's place by its number in the encoding.
+fn gpr_place(regs: &mut UserRegs, gpr: Gpr) -> &mut u64 {
+    match gpr.number() {
+        0 => &mut regs.rax,
+        1 => &mut regs.rcx,
+        2 => &mut regs.rdx,
+        3 => &mut regs.rbx,
+        4 => &mut regs.rsp,
+        5 => &mut regs.rbp,
+        6 => &mut regs.rsi,
+        7 => &mut regs.rdi,
+        8 => &mut regs.r8,
+        9 => &mut regs.r9,
+        10 => &mut regs.r10,
+        11 => &mut regs.r11,
+        12 => &mut regs.r12,
+        13 => &mut regs.r13,
+        14 => &mut regs.r14,
+        _ => &mut regs.r15,
+    }
+}
+
+fn gpr_value(regs: &mut UserRegs, gpr: Gpr) -> u64 {
+    *gpr_place(regs, gpr)
+}
+
+fn set_gpr(regs: &mut UserRegs, gpr: Gpr, value: u64) {
+    *gpr_place(regs, gpr) = value;
 }

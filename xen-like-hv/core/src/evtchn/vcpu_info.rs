@@ -120,6 +120,11 @@ impl VcpuEvents {
         version.store(words[0], SeqCst);
     }
 
+    /// The address of a page fault as the guest was told, or set it; 0 without `vcpu_info`.
+    pub fn cr2(&self, m: &impl Frames) -> u64 {
+        self.word(m, CR2_WORD).map_or(0, |w| w.load(Relaxed))
+    }
+
     /// Tells the guest the address of a page fault.
     pub fn store_cr2(&self, m: &impl Frames, cr2: u64) {
         if let Some(w) = self.word(m, CR2_WORD) {
