@@ -302,8 +302,8 @@ pub(super) fn release(
     let Some(active) = table.active_mut(gref) else { return };
     for &purpose in purposes {
         let counter = active.pins.counter(purpose, access);
-        debug_assert!(*counter != 0, "grant {gref} of {} unpinned too often", granter.id);
-        *counter = counter.saturating_sub(1);
+        assert!(*counter != 0, "grant {gref} of {} unpinned too often", granter.id);
+        *counter -= 1;
     }
     let stale = stale_flags(active.pins);
     drop(held);
