@@ -13,6 +13,8 @@
 //! one that it shares has a writable type reference for as long as it is shared, so it never becomes a page table.
 
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
@@ -591,5 +593,18 @@ impl FrameTable {
         let Ok(index) = u32::try_from(mfn.raw()) else { return };
         heap::mark_free(page);
         self.heap.lock().give(self.pages, index, 0);
+    }
+
+    /// Recounts the allocator's frames and all others.
+    pub(crate) fn audit_heap(&self, wrong: &mut Vec<String>) {
+        let heap = self.heap.lock();
+        let free = heap.recount(self.pages);
+        if free != Some(heap.free_frames()) {
+            wrong.push(format!("allocator has {free:?} frames, says {}", heap.free_frames()));
+        }
+        let states = self.pages.iter().filter(|p| p.count_info().state() == FrameState::Free).count();
+        if u64::try_from(states).ok() != free {
+            wrong.push(format!("{states} frames are free, the allocator has {free:?}"));
+        }
     }
 }
