@@ -17,10 +17,12 @@ use super::{FrameError, mfn_of};
 /// Lists and limits; behind a lock of rank `DOMAIN_PAGES`.
 #[derive(Debug)]
 struct Lists {
-    /// Frames with the allocator's reference.
+    /// Frames with the allocator's reference, and those that a teardown has yet to look at.
     owned: u32,
-    /// Frames without it, kept by references of others.
+    /// Frames without it, kept by references of others or by a pin.
     released: u32,
+    /// Whether a teardown has moved `released` to `owned`, to look for pins there too.
+    merged: bool,
     /// Frames of the hypervisor that the domain may map.
     special: u32,
     tot_pages: u64,
@@ -43,8 +45,15 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(pages: &'static [PageInfo], id: DomId, max_pages: u64) -> Self {
-        let lists =
-            Lists { owned: NIL, released: NIL, special: NIL, tot_pages: 0, special_pages: 0, max_pages };
+        let lists = Lists {
+            owned: NIL,
+            released: NIL,
+            merged: false,
+            special: NIL,
+            tot_pages: 0,
+            special_pages: 0,
+            max_pages,
+        };
         Self {
             id,
             pages,
@@ -109,11 +118,18 @@ impl Account {
         }
     }
 
-    /// Moves a frame whose `ALLOCATED` bit the caller has just cleared. It still holds that reference.
+    /// Moves a frame without the allocator's reference, which the caller's own keeps meanwhile.
     pub(super) fn note_released(&self, index: u32) {
         let mut lists = self.lists.lock();
-        list::unlink(self.pages, &mut lists.owned, index);
+        self.unlink_ordinary(&mut lists, index);
         list::push(self.pages, &mut lists.released, index);
+    }
+
+    /// Takes a frame off whichever of the two lists of ordinary frames it is on.
+    fn unlink_ordinary(&self, lists: &mut Lists, index: u32) {
+        // The head matters only for the first frame of a list.
+        let head = if lists.released == index { &mut lists.released } else { &mut lists.owned };
+        list::unlink(self.pages, head, index);
     }
 
     /// Takes a stolen frame off the list; it stays counted.
@@ -130,7 +146,7 @@ impl Account {
             list::unlink(self.pages, &mut lists.special, index);
             lists.special_pages -= 1;
         } else {
-            list::unlink(self.pages, &mut lists.released, index);
+            self.unlink_ordinary(lists, index);
             lists.tot_pages -= 1;
             self.tot.store(lists.tot_pages, Relaxed);
         }
@@ -194,11 +210,15 @@ impl DomainMemory {
         self.account.dying.store(true, Relaxed);
     }
 
-    /// The first frame that still has the allocator's reference: where a teardown goes on.
+    /// The next frame for a teardown to look at: first those with the allocator's reference, then those without.
     #[must_use]
-    pub fn first_owned(&self) -> Option<Mfn> {
-        let head = self.account.lists.lock().owned;
-        (head != NIL).then(|| mfn_of(head))
+    pub fn next_for_teardown(&self) -> Option<Mfn> {
+        let mut lists = self.account.lists.lock();
+        if lists.owned == NIL && !lists.merged {
+            lists.merged = true;
+            lists.owned = core::mem::replace(&mut lists.released, NIL);
+        }
+        (lists.owned != NIL).then(|| mfn_of(lists.owned))
     }
 
     /// Copies frame numbers, skipping the first `skip`; returns how many. Takes time in proportion to `skip` and the

@@ -430,14 +430,22 @@ impl FrameTable {
         if page.page.count_info().special() {
             return false;
         }
-        let Some(info) = self.clear_allocated(page.page) else { return false };
+        let released = self.clear_allocated(page.page).is_some();
+        if released {
+            self.note_released(page);
+            self.put_raw(page.mfn, page.page);
+        }
+        released
+    }
+
+    /// Puts a frame that the caller holds, and the allocator does not, where a teardown has nothing more to do.
+    pub(crate) fn note_released(&self, page: &PageRef<'_>) {
+        let owner = page.page.count_info().owner();
         if let (Some(account), Ok(index)) =
-            (info.owner().and_then(|o| self.account(o)), u32::try_from(page.mfn.raw()))
+            (owner.and_then(|o| self.account(o)), u32::try_from(page.mfn.raw()))
         {
             account.note_released(index);
         }
-        self.put_raw(page.mfn, page.page);
-        true
     }
 
     /// Clears `ALLOCATED`; `None` where it was clear.

@@ -152,8 +152,6 @@ impl ListCall {
 
 /// Whose tables `mmu_update` changes, and whose frames the entries name.
 struct Update {
-    pt_owner: PgOwner,
-    pg_owner: PgOwner,
     tables_of: DomId,
     rights: Rights,
 }
@@ -170,7 +168,7 @@ impl Update {
         let tables = pt_owner.domain(cx).ok_or(Errno::Srch)?;
         let tables_of = tables.id;
         let rights = Rights { frames_of: pg_owner.id(cx), devices: tables.privilege };
-        Ok(Self { pt_owner, pg_owner, tables_of, rights })
+        Ok(Self { tables_of, rights })
     }
 
     /// Whether the frames named are those of the tables' owner, as entries above level 1 demand.

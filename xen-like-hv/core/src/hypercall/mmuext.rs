@@ -155,7 +155,7 @@ fn flush_cache_global<M: Machine>(cx: &Cx<'_, M>) -> Result<(), Errno> {
 /// Finds the frames of an LDT in the guest's tables and hands them over.
 fn set_ldt<M: Machine>(cx: &Cx<'_, M>, base: u64, entries: u64) -> Result<(), Errno> {
     let entries = u32::try_from(entries & 0xffff_ffff).map_err(|_| Errno::Inval)?;
-    if base % 4096 != 0 || entries > MAX_LDT_ENTRIES {
+    if !base.is_multiple_of(4096) || entries > MAX_LDT_ENTRIES {
         return Err(Errno::Inval);
     }
     let root = cx.vcpu.mm.kernel_root().ok_or(Errno::Inval)?;

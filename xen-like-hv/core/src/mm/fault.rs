@@ -92,7 +92,7 @@ pub fn guest_page_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_code:
 fn write_table<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Result<(), Errno> {
     let insn = fetch(cx)?;
     let offset = usize::try_from(va.offset()).map_err(|_| Errno::Inval)?;
-    if offset % insn.size != 0 {
+    if !offset.is_multiple_of(insn.size) {
         return Err(Errno::Inval);
     }
     let page = cx.hv.frames.get_page(mapping.mfn(), cx.dom.id)?;

@@ -41,6 +41,8 @@ pub mod walk;
 pub(crate) mod work;
 
 #[cfg(test)]
+mod random_walk;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -347,7 +347,7 @@ fn result_flags(value: u64, bits: u32) -> u64 {
     if value >> (bits - 1) & 1 != 0 {
         f |= flag::SF;
     }
-    if (value & 0xff).count_ones() % 2 == 0 {
+    if (value & 0xff).count_ones().is_multiple_of(2) {
         f |= flag::PF;
     }
     f

@@ -47,7 +47,7 @@ pub fn relinquish<M: Machine>(hv: &Hypervisor, m: &M, dom: &Domain) -> Result<Re
     }
     let pt = Pt { frames: &hv.frames, m, slot: &dom.mm.teardown };
     pt.settle()?;
-    while let Some(mfn) = dom.mem.first_owned() {
+    while let Some(mfn) = dom.mem.next_for_teardown() {
         relinquish_frame(&pt, dom, mfn)?;
         if m.preempt_pending() {
             return Err(Preempted);
@@ -61,7 +61,9 @@ fn relinquish_frame<M: Machine>(pt: &Pt<'_, M>, dom: &Domain, mfn: Mfn) -> Resul
     if types::set_pinned(page.info(), Pin::Unpin) {
         pt.put_table_raw(mfn, dom.id);
     }
-    pt.frames.release(&page);
+    if !pt.frames.release(&page) {
+        pt.frames.note_released(&page);
+    }
     drop(page);
     pt.settle().map_err(Preempted::from)
 }
