@@ -67,12 +67,12 @@ impl Device {
         set_state(&self.store, &self.path, state).await
     }
 
-    /// Waits until the back end has closed its half.
-    pub async fn backend_gone(&self) -> Result {
+    /// Waits until the back end has let go of everything that the front end shares with it: it is closing, or gone.
+    pub async fn backend_let_go(&self) -> Result {
         const INTERVAL: Duration = Duration::from_millis(10);
         loop {
             let state = read_state(&self.store, &self.backend_path).await?;
-            if matches!(state, XenbusState::Closed | XenbusState::Unknown) {
+            if matches!(state, XenbusState::Closing | XenbusState::Closed | XenbusState::Unknown) {
                 return Ok(());
             }
             crate::time::sleep(INTERVAL).await;

@@ -171,7 +171,7 @@ impl Disk {
         self.shared.closed.notify();
         let device = &self.shared.connection.device;
         device.set_state(XenbusState::Closing).await?;
-        let let_go = time::timeout(PATIENCE, device.backend_gone()).await;
+        let let_go = time::timeout(PATIENCE, device.backend_let_go()).await;
         device.set_state(XenbusState::Closed).await?;
         let_go.unwrap_or(Err(Errno::TimedOut))
     }
