@@ -8,9 +8,10 @@ use core::cell::{Cell, RefCell};
 
 use dom0_tools::cfg::{DomainConfig, parse_config};
 use dom0_tools::ctl::Exit;
-use dom0_tools::toolstack::ports::{DiskInfo, Hypervisor, Services};
+use dom0_tools::toolstack::ports::{DiskInfo, Services};
 use dom0_tools::toolstack::{
     self, CreateJob, CreateOptions, Env, Error, Lifecycle, LifecycleEvent, MAX_KERNEL, Progress,
+    RestartRequest,
 };
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::VirqKind;
@@ -50,6 +51,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { exit: error.exit(), text: error.to_string() }
     }
+}
+
+/// What a domain starts from, in memory.
+pub(crate) struct Images {
+    kernel: Vec<u8>,
+    ramdisk: Option<Vec<u8>>,
 }
 
 /// The toolstack and the services it tells about domains.
@@ -181,21 +188,28 @@ impl Toolstack {
         self.volume()?.read(path, limit).await.map_err(Failure::new)
     }
 
-    /// Makes a domain and looks after it from then on.
-    pub(crate) async fn create(
-        &self,
-        config: &DomainConfig,
-        options: CreateOptions,
-        quick_runs: u32,
-    ) -> Result<DomId, Failure> {
+    /// Reads and unpacks what a domain starts from.
+    pub(crate) async fn images(&self, config: &DomainConfig) -> Result<Images, Failure> {
         let file = self.module(&config.kernel).await?;
         let unpacked = pv_image::unpack(&file, MAX_KERNEL);
         let kernel = unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?;
+        let kernel = kernel.into_owned();
         let ramdisk = match &config.ramdisk {
             Some(path) => Some(self.module(path).await?),
             None => None,
         };
-        let mut job = CreateJob::new(config, &kernel, ramdisk.as_deref(), options)?;
+        Ok(Images { kernel, ramdisk })
+    }
+
+    /// Makes a domain and looks after it from then on.
+    pub(crate) async fn create(
+        &self,
+        config: &DomainConfig,
+        images: &Images,
+        options: CreateOptions,
+        quick_runs: u32,
+    ) -> Result<DomId, Failure> {
+        let mut job = CreateJob::new(config, &images.kernel, images.ramdisk.as_deref(), options)?;
         loop {
             if let Progress::Done(dom) = self.with_env(|env| job.step(env))? {
                 let mut lifecycle = self.lifecycle.borrow_mut();
@@ -282,15 +296,18 @@ impl Toolstack {
             LifecycleEvent::Restart { dom, reason, request } => {
                 let name = request.config.name.clone();
                 self.say(&format!("domain {} '{name}' stopped: {reason:?}; starting it again", dom.raw()));
-                task::spawn(async move {
-                    let made =
-                        self.create(&request.config, CreateOptions::default(), request.quick_runs).await;
-                    if let Err(failure) = made {
-                        self.say(&format!("'{name}' could not be started again: {}", failure.text));
-                    }
-                })
-                .detach();
+                task::spawn(self.restart(request)).detach();
             }
+        }
+    }
+
+    async fn restart(self: Rc<Self>, request: RestartRequest) {
+        let made = async {
+            let images = self.images(&request.config).await?;
+            self.create(&request.config, &images, CreateOptions::default(), request.quick_runs).await
+        };
+        if let Err(failure) = made.await {
+            self.say(&format!("'{}' could not be started again: {}", request.config.name, failure.text));
         }
     }
 }

@@ -43,7 +43,10 @@ pub(super) async fn create(stack: &Rc<Toolstack>, session: &Session, create: &Cr
     let warn = |text: &str| session.err(&format!("warning: {text}"));
     let config = stack.configuration(&create.file, &create.overrides, warn).await?;
     let options = CreateOptions { paused: create.paused };
-    let dom = stack.create(&config, options, 0).await?;
+    let images = stack.images(&config).await?;
+    let dom = stack.create(&config, &images, options, 0).await?;
+    // They may be large, and a console may be watched for long.
+    drop(images);
     session.out(&format!("created domain {} '{}'\n", dom.raw(), config.name));
     if create.console {
         attach(stack, session, dom).await?;

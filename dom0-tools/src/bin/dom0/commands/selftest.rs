@@ -47,11 +47,12 @@ fn count_nodes(stack: &Toolstack) -> usize {
 /// `selftest create-destroy`: the first round warms up what is allocated once; after that nothing may be lost.
 pub(super) async fn create_destroy(stack: &Toolstack, session: &Session, rounds: u32, file: &str) -> Outcome {
     let config = stack.configuration(file, &[], |_| {}).await?;
+    let images = stack.images(&config).await?;
     let options = CreateOptions { paused: true };
-    stack.destroy(stack.create(&config, options, 0).await?)?;
+    stack.destroy(stack.create(&config, &images, options, 0).await?)?;
     let before = settled(stack, None).await?;
     for round in 1..=rounds {
-        let dom = stack.create(&config, options, 0).await?;
+        let dom = stack.create(&config, &images, options, 0).await?;
         stack.destroy(dom)?;
         if round % REPORT_ROUNDS == 0 {
             session.out(&format!("selftest: {round} rounds\n"));
