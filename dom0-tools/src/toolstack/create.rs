@@ -232,6 +232,9 @@ impl<'a> CreateJob<'a> {
         let store_port = env.hv.alloc_unbound(dom, DomId::DOM0).doing("making its xenstore port")?;
         let console_port = env.hv.alloc_unbound(dom, DomId::DOM0).doing("making its console port")?;
         let info = env.hv.domain_info(dom).doing("asking for its shared_info")?;
+        // A guest finds its upcalls masked: it has no handler for them yet.
+        let mut initialise = |_: usize, page: &mut super::ports::Page| pv_image::init_shared_info(page);
+        env.hv.write_frames(dom, &[info.shared_info], &mut initialise).doing("writing its shared_info")?;
         let role = Role::DomU { store_port: store_port.raw(), console_port: console_port.raw() };
         let plan = Plan::new(self.kernel.clone(), self.ramdisk, build_config(self.config, role));
         let plan = plan.map_err(|error| self.image_error(error))?;
