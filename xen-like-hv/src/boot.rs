@@ -35,6 +35,7 @@ extern "C" fn start_rust(magic: u32, pointer: u32) -> ! {
     };
     read_command_line(info.line);
     check_cpu();
+    log::info!("started by {:?}", info.protocol);
     acpi::collect();
     init_memory(info);
     init_boot_cpu()

@@ -20,11 +20,9 @@ struct Output {
     written: u64,
     /// What `clear` hid.
     cleared: u64,
-    at_line_start: bool,
 }
 
-static OUTPUT: SpinLock<Output> =
-    SpinLock::new(rank::CONSOLE, Output { uart: None, written: 0, cleared: 0, at_line_start: true });
+static OUTPUT: SpinLock<Output> = SpinLock::new(rank::CONSOLE, Output { uart: None, written: 0, cleared: 0 });
 
 /// The ring's bytes; atomics only so that they need no initial value in the file. Used under the output lock.
 static RING: [AtomicU8; RING_BYTES] = [const { AtomicU8::new(0) }; RING_BYTES];
@@ -74,7 +72,6 @@ impl Output {
         for &byte in bytes {
             ring_place(self.written).store(byte, Ordering::Relaxed);
             self.written += 1;
-            self.at_line_start = byte == b'\n';
             if let Some(uart) = &self.uart {
                 if byte == b'\n' {
                     uart.send(b'\r');
@@ -83,11 +80,6 @@ impl Output {
             }
         }
     }
-}
-
-/// Whether the last byte written ended a line.
-pub(crate) fn at_line_start() -> bool {
-    OUTPUT.lock().at_line_start
 }
 
 static PANICKED: AtomicBool = AtomicBool::new(false);

@@ -55,6 +55,7 @@ fn enter() {
 }
 
 /// A Rust panic.
+#[cfg_attr(not(target_os = "none"), expect(dead_code, reason = "the host has its own handler"))]
 pub(crate) fn rust_panic(info: &core::panic::PanicInfo<'_>) -> ! {
     enter();
     print_line!("\nhv: panic on pcpu {}: {}", percpu::this_cpu(), info.message());

@@ -8,9 +8,12 @@ use crate::percpu::{self, softirq};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+/// One check.
+type Check = fn() -> bool;
+
 /// Runs all checks, tells the result on one line and ends the machine.
 pub(crate) fn run() -> ! {
-    let checks: [(&str, fn() -> bool); 6] = [
+    let checks: [(&str, Check); 6] = [
         ("the clock goes on", clock),
         ("the timer fires in time", timer_fires),
         ("a flush reaches every pcpu", flush),

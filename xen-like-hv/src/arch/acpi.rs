@@ -34,7 +34,7 @@ const MAPPED: u64 = 4 << 30;
 impl PhysRead for LowMemory {
     fn read(&self, at: u64, buffer: &mut [u8]) -> bool {
         let end = at.checked_add(buffer.len() as u64);
-        if !end.is_some_and(|end| end <= MAPPED) {
+        if end.is_none_or(|end| end > MAPPED) {
             return false;
         }
         let from = with_exposed_provenance::<u8>(usize::try_from(direct_map(at)).unwrap_or(0));

@@ -29,7 +29,7 @@ pub(crate) fn symbol(address: u64) -> Option<(&'static str, u64)> {
 
 /// Whether 16 bytes at an address lie in some stack: a primary one, an interrupt stack, or that of the boot code.
 fn is_in_stack(address: u64) -> bool {
-    if address % 8 != 0 {
+    if !address.is_multiple_of(8) {
         return false;
     }
     let image = image_symbols();

@@ -64,10 +64,3 @@ fn triple_fault() -> ! {
     // SAFETY: the machine is to restart; nothing runs on.
     unsafe { core::arch::asm!("lidt [{}]", "ud2", in(reg) &raw const empty, options(noreturn)) }
 }
-
-/// Where QEMU's `isa-debug-exit` device usually is. Writing n ends QEMU with status 2n + 1; where the device is not
-/// there nothing happens.
-pub(crate) fn debug_exit(value: u8) {
-    // SAFETY: the port belongs to nothing else on a PC (the coprocessor's busy latch of old, ignored since the 486).
-    unsafe { port::out8(0xf4, value) }
-}

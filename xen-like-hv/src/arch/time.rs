@@ -9,7 +9,7 @@ pub(crate) mod timer;
 pub(crate) use rtc::wall_start_ns as wallclock_base_ns;
 pub(crate) use timer::set_deadline_ns;
 
-use crate::arch::cpu::regs;
+use crate::arch::cpu::{features, regs};
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use hv_core::port::PvClockScale;
 
@@ -81,7 +81,7 @@ fn ticks_to_ns(ticks: u64, mul: u32, shift: i32) -> u64 {
     } else {
         u128::from(ticks >> shift.unsigned_abs())
     };
-    u64::try_from(shifted * u128::from(mul) >> 32).unwrap_or(u64::MAX)
+    u64::try_from((shifted * u128::from(mul)) >> 32).unwrap_or(u64::MAX)
 }
 
 /// Nanoseconds since calibration. Monotonic; the same on all pcpus whose counters run together.
@@ -114,6 +114,9 @@ pub(crate) fn init() {
         found.apic_hz / 1_000 % 1_000,
         found.reference
     );
+    if !features::get().invariant_tsc {
+        log::debug!("time: the TSC is not said to be invariant");
+    }
     rtc::init();
 }
 

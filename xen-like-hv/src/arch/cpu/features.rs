@@ -25,8 +25,6 @@ pub(crate) struct Features {
     pub(crate) invariant_tsc: bool,
     /// SYSENTER exists in long mode (Intel).
     pub(crate) sysenter: bool,
-    /// RDTSCP and the MSR it reads.
-    pub(crate) rdtscp: bool,
     /// Bits of a machine address.
     pub(crate) address_bits: u32,
 }
@@ -71,7 +69,6 @@ pub(crate) fn detect(options: &Options) -> Result<Features, Missing> {
         x2apic: options.x2apic && bit(basic.ecx, 21),
         invariant_tsc: extended_max >= 0x8000_0007 && bit(cpuid(0x8000_0007, 0).edx, 8),
         sysenter: bit(basic.edx, 11),
-        rdtscp: bit(extended.edx, 27),
         address_bits: if extended_max >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax & 0xff } else { 36 },
     };
     FEATURES.call_once(|| features);

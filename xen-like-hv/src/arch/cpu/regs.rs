@@ -50,7 +50,7 @@ pub(crate) const fn halves(value: u64) -> (u32, u32) {
 }
 
 macro_rules! control_register {
-    ($read:ident, $write:ident, $name:literal) => {
+    ($read:ident, $name:literal) => {
         /// Reads the register.
         pub(crate) fn $read() -> u64 {
             let value;
@@ -58,6 +58,9 @@ macro_rules! control_register {
             unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) }
             value
         }
+    };
+    ($read:ident, $write:ident, $name:literal) => {
+        control_register!($read, $name);
 
         /// # Safety
         /// The value must keep everything the running code relies on, its own mapping foremost.
@@ -69,7 +72,7 @@ macro_rules! control_register {
 }
 
 control_register!(read_cr0, write_cr0, "cr0");
-control_register!(read_cr2, write_cr2, "cr2");
+control_register!(read_cr2, "cr2");
 control_register!(read_cr3, write_cr3, "cr3");
 control_register!(read_cr4, write_cr4, "cr4");
 
@@ -116,15 +119,4 @@ pub(crate) fn halt_forever() -> ! {
 pub(crate) fn invlpg(address: u64) {
     // SAFETY: forgetting a translation is always sound.
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) }
-}
-
-/// Goes on in `to` on another stack, for good.
-///
-/// # Safety
-/// `end` must be the end of an unused, mapped stack, 16-byte aligned; nothing on the present stack may be needed.
-pub(crate) unsafe fn switch_stack(end: u64, to: extern "C" fn() -> !) -> ! {
-    // SAFETY: the caller vouches for the stack; the function never returns.
-    unsafe {
-        asm!("mov rsp, {}", "xor ebp, ebp", "call {}", "ud2", in(reg) end, in(reg) to, options(noreturn))
-    }
 }

@@ -86,7 +86,7 @@ pub(crate) const REGS_OFFSET: usize = core::mem::offset_of!(CpuInfo, regs);
 pub(crate) const REGS_END_FROM_TOP: usize = size_of::<CpuInfo>() - REGS_OFFSET - size_of::<UserRegs>();
 
 const _: () = assert!(size_of::<CpuInfo>() == 256);
-const _: () = assert!((REGS_OFFSET + size_of::<UserRegs>()) % 16 == 0);
+const _: () = assert!((REGS_OFFSET + size_of::<UserRegs>()).is_multiple_of(16));
 const _: () = assert!(size_of::<UserRegs>() == 168);
 
 /// Address of the [`CpuInfo`] in the block that `address` lies in.

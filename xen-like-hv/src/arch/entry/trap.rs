@@ -11,8 +11,7 @@ use super::cpu_info::{CpuInfo, cpu_info_address};
 use super::current::cpu_info;
 use super::stubs;
 use crate::arch::cpu::regs;
-use crate::arch::irq::apic;
-use crate::panic;
+use crate::{console, panic};
 
 /// First vector that is not the CPU's own.
 pub(crate) const EXCEPTIONS: u32 = 32;
@@ -114,9 +113,8 @@ extern "C" fn ist_trap(regs: &UserRegs) {
     if panic::in_progress() {
         panic::stop_this_cpu();
     }
-    if !apic::take_expected_nmi() {
-        log::warn!("unexpected NMI at {:#x}", regs.rip);
-    }
+    // The console's lock may be held right here; a message is not worth a deadlock.
+    console::try_write(b"hv: warning: unexpected NMI\n");
 }
 
 /// #DB while the hypervisor runs: a guest's watchpoint on memory that the hypervisor reads for it, or its single step

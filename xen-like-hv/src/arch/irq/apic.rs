@@ -170,20 +170,6 @@ pub(crate) fn send_startup(to: u32, page: u8) {
     command(to, DELIVERY_STARTUP | LEVEL_ASSERT | u32::from(page));
 }
 
-/// Pcpus that were sent an NMI on purpose.
-static EXPECTED_NMI: AtomicU64 = AtomicU64::new(0);
-
-/// Says that a pcpu will get an NMI.
-pub(crate) fn expect_nmi(cpu: usize) {
-    EXPECTED_NMI.fetch_or(1 << cpu, Ordering::Release);
-}
-
-/// Whether this pcpu's NMI was sent on purpose.
-pub(crate) fn take_expected_nmi() -> bool {
-    let bit = 1 << percpu::this_cpu();
-    EXPECTED_NMI.fetch_and(!bit, Ordering::Acquire) & bit != 0
-}
-
 /// Readies the timer: `by_tsc` compares with the time stamp counter, otherwise it counts down once.
 pub(crate) fn timer_setup(by_tsc: bool) {
     write(LVT_TIMER, vectors::TIMER | if by_tsc { TIMER_TSC_DEADLINE } else { 0 });

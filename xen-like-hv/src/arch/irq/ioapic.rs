@@ -174,16 +174,6 @@ pub(crate) fn read_register(at: u64, index: u32) -> Option<u32> {
     (index < FIRST_ENTRY + 2 * controller.pins).then(|| controller.read(index))
 }
 
-/// Machine addresses of the controllers' registers.
-pub(crate) fn addresses() -> Bounded<u64, 16> {
-    let mut all = Bounded::new(0);
-    for controller in CONTROLLERS.lock().as_slice() {
-        // As many as there are.
-        let _ = all.push(controller.at);
-    }
-    all
-}
-
 /// The interrupt that uses a vector.
 pub(crate) fn gsi_of(vector: u32) -> Option<u32> {
     let gsi = GSI.get(usize::try_from(vector).ok()?)?.load(Ordering::Relaxed);
