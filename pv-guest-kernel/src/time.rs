@@ -43,13 +43,20 @@ fn read_clock(clock: &VcpuTimeInfo) -> u64 {
         let stamp = clock.tsc_timestamp.load(Ordering::Relaxed);
         let scale = clock.tsc_to_system_mul.load(Ordering::Relaxed);
         let shift = clock.tsc_shift.load(Ordering::Relaxed);
-        let ticks = rdtsc_ordered().saturating_sub(stamp);
+        let ticks = ticks_since(stamp, rdtsc_ordered());
         fence(Ordering::Acquire);
         if version.is_multiple_of(2) && clock.version.load(Ordering::Relaxed) == version {
             return base.saturating_add(scale_ticks(ticks, scale, shift));
         }
         core::hint::spin_loop();
     }
+}
+
+/// Ticks from `stamp` to `now`. The counter of a domain may start anywhere and wrap; only the difference counts, and a
+/// counter slightly behind the stamp (another pcpu's) counts as none.
+const fn ticks_since(stamp: u64, now: u64) -> u64 {
+    let difference = now.wrapping_sub(stamp);
+    if difference.cast_signed() < 0 { 0 } else { difference }
 }
 
 /// `(ticks << shift) * scale / 2^32`; a negative shift goes right.
