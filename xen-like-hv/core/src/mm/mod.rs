@@ -43,6 +43,8 @@ pub(crate) mod work;
 #[cfg(test)]
 mod random_walk;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
