@@ -128,6 +128,7 @@ fn hand_over_memory(hv: &Hypervisor, keep: u64) {
 
 /// Says what is no RAM: devices for dom0, but not the interrupt controllers.
 fn mark_devices(hv: &Hypervisor) {
+    hv.frames.set_address_bits(features::get().address_bits);
     let mut at = 0;
     for ram in boot_alloc::memory_map().ram() {
         hv.frames.add_device_range(Mfn::new(at / layout::PAGE), Mfn::new(ram.start / layout::PAGE));

@@ -17,8 +17,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use hv_sync::{RwLock, SpinLock, rank};
 use pv_abi::errno::Errno;
@@ -103,6 +103,8 @@ pub struct FrameTable {
     denied: RwLock<Vec<(u64, u64)>>,
     /// Frames that the allocator was given.
     total: AtomicU64,
+    /// Bits of a machine address.
+    address_bits: AtomicU32,
     /// Table references that were dropped without being put; the audit wants 0.
     leaks: AtomicU64,
 }
@@ -118,6 +120,7 @@ impl FrameTable {
             denied: RwLock::new(Vec::new()),
             total: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
+            address_bits: AtomicU32::new(36),
         }
     }
 
@@ -162,12 +165,18 @@ impl FrameTable {
         self.denied.write().push((start.raw(), end.raw()));
     }
 
-    /// Whether a privileged domain may map the frame although it is no RAM. Addresses have at most 52 bits.
+    /// Tells how many bits a machine address has: an entry with more would fault as reserved.
+    pub fn set_address_bits(&self, bits: u32) {
+        self.address_bits.store(bits.clamp(32, 52), Relaxed);
+    }
+
+    /// Whether a privileged domain may map the frame although it is no RAM.
     #[must_use]
     pub fn is_device(&self, mfn: Mfn) -> bool {
         let raw = mfn.raw();
         let outside = self.info(mfn).is_none_or(|p| p.count_info().state() == FrameState::Device);
-        outside && raw < 1 << 40 && !self.denied.read().iter().any(|(s, e)| (*s..*e).contains(&raw))
+        let exists = raw < 1 << (self.address_bits.load(Relaxed) - 12);
+        outside && exists && !self.denied.read().iter().any(|(s, e)| (*s..*e).contains(&raw))
     }
 
     /// Whether the frame is RAM, so that [`Frames::words`] has it.

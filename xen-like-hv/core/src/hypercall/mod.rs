@@ -57,11 +57,7 @@ pub fn dispatch<M: Machine>(cx: &mut Cx<'_, M>) {
 fn finish<M: Machine>(cx: &mut Cx<'_, M>, exit: Exit) {
     match exit {
         Exit::Err(e) => cx.regs.rax = e.to_ret().cast_unsigned(),
-        Exit::Restart(Args([rdi, rsi, rdx, r10, r8, r9])) => {
-            let r = &mut *cx.regs;
-            (r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9) = (rdi, rsi, rdx, r10, r8, r9);
-            r.rip = r.rip.wrapping_sub(SYSCALL_LEN);
-        }
+        Exit::Restart(args) => restart(cx.regs, &args),
         Exit::Crash(why) => lifecycle::crash(cx.hv, cx.m, cx.vcpu, cx.regs, why),
         Exit::RegsReplaced => {}
     }
@@ -75,6 +71,17 @@ fn call<M: Machine>(cx: &mut Cx<'_, M>, number: u64, args: &Args) -> HypercallRe
         Some(other) => one(cx, other, args),
         None => Err(Exit::Err(Errno::NoSys)),
     }
+}
+
+/// Sends the guest back to its SYSCALL. Only the registers of the call's own arguments may change: a caller counts on the
+/// others.
+fn restart(regs: &mut crate::UserRegs, args: &Args) {
+    let count = Hypercall::from_raw(regs.rax).map_or(0, Hypercall::arg_count);
+    let slots = [&mut regs.rdi, &mut regs.rsi, &mut regs.rdx, &mut regs.r10, &mut regs.r8];
+    for (slot, value) in slots.into_iter().zip(args.0).take(count) {
+        *slot = value;
+    }
+    regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
 }
 
 /// One call, alone or as an entry of a batch.
@@ -112,5 +119,20 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::Sysctl => sysctl::sysctl(cx, args),
         Hypercall::Domctl => domctl::domctl(cx, args),
         Hypercall::PlatformOp => platform::platform_op(cx, args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::UserRegs;
+
+    #[test]
+    fn a_restart_changes_the_registers_of_its_own_arguments_only() {
+        let mut regs = UserRegs { rax: Hypercall::Multicall.raw(), rip: 0x1002, ..UserRegs::default() };
+        (regs.rdx, regs.r10, regs.r8, regs.r9) = (3, 4, 5, 6);
+        restart(&mut regs, &Args([11, 12, 0, 0, 0, 0]));
+        assert_eq!((regs.rip, regs.rdi, regs.rsi), (0x1000, 11, 12));
+        assert_eq!((regs.rdx, regs.r10, regs.r8, regs.r9), (3, 4, 5, 6));
     }
 }
