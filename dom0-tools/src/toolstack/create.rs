@@ -10,11 +10,11 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use pv_abi::ids::{DomId, EvtchnPort, GrantRef, MachAddr, Mfn, Pfn, VcpuId};
-use pv_image::{BuildConfig, FrameMap, KernelImage, PageKind, Plan, Role};
+use pv_abi::ids::{DomId, EvtchnPort, GrantRef, Mfn, Pfn, VcpuId};
+use pv_image::{BuildConfig, FrameMap, KernelImage, PageKind, Plan, Role, init_shared_info};
 
 use super::error::Doing;
-use super::ports::{CreateDomain, DiskInfo, MAX_BATCH, shared_info_maddr};
+use super::ports::{CreateDomain, DiskInfo, MAX_BATCH};
 use super::{Env, Error, control, nodes, teardown};
 use crate::cfg::{DiskAccess, DomainConfig};
 
@@ -78,7 +78,7 @@ struct Wired<'a> {
     plan: Plan<'a>,
     store_port: EvtchnPort,
     console_port: EvtchnPort,
-    shared_info: MachAddr,
+    shared_info: Mfn,
 }
 
 impl<'a> CreateJob<'a> {
@@ -238,7 +238,7 @@ impl<'a> CreateJob<'a> {
         let role = Role::DomU { store_port: store_port.raw(), console_port: console_port.raw() };
         let plan = Plan::new(self.kernel.clone(), self.ramdisk, build_config(self.config, role));
         let plan = plan.map_err(|error| self.image_error(error))?;
-        Ok(Wired { plan, store_port, console_port, shared_info: shared_info_maddr(&info) })
+        Ok(Wired { plan, store_port, console_port, shared_info: info.shared_info })
     }
 
     fn image_error(&self, error: pv_image::ImageError) -> Error {
@@ -267,7 +267,7 @@ impl<'a> CreateJob<'a> {
         let mfns: &[Mfn] = &self.mfns;
         let written = env.hv.write_frames(dom, &frames, &mut |index, page| {
             if let Some(pfn) = pfns.get(index) {
-                let rendered = wired.plan.render(*pfn, mfns, wired.shared_info, page);
+                let rendered = wired.plan.render(*pfn, mfns, wired.shared_info.to_maddr(), page);
                 failed = failed.take().or(rendered.err());
             }
         });
@@ -297,6 +297,9 @@ impl<'a> CreateJob<'a> {
         let (store, console) = self.rings(wired)?;
         env.hv.seed_grant(dom, CONSOLE_GREF, DomId::DOM0, console).doing("granting its console")?;
         env.hv.seed_grant(dom, XENSTORE_GREF, DomId::DOM0, store).doing("granting its xenstore ring")?;
+        // Events stay masked until the guest is ready for them: the builder's part of the ABI.
+        let masked = env.hv.write_frames(dom, &[wired.shared_info], &mut |_, page| init_shared_info(page));
+        masked.doing("writing its shared_info")?;
         let vcpu = wired.plan.initial_vcpu();
         env.hv.set_vcpu_context(dom, VcpuId::new(0), &vcpu, l4).doing("setting vcpu 0")?;
         self.publish(env, wired, store, console)?;

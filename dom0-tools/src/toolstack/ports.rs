@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::frame::PAGE_SIZE;
-use pv_abi::ids::{DomId, EvtchnPort, GrantRef, MachAddr, Mfn, Pfn, VcpuId};
+use pv_abi::ids::{DomId, EvtchnPort, GrantRef, Mfn, Pfn, VcpuId};
 use pv_image::InitialVcpu;
 
 /// One page of memory.
@@ -149,8 +149,8 @@ pub trait Hypervisor {
     /// `XENMEM_populate_physmap` of single pages: pfns `first..first + mfns.len()`; fills `mfns` and
     /// says how many were got (fewer when memory ran out). The hypervisor sets the M2P entries.
     fn populate(&mut self, dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize, Errno>;
-    /// Maps the frames of `dom` (at most [`MAX_BATCH`]), lets `fill` write each and unmaps them. New
-    /// frames are zero.
+    /// Maps frames of `dom` (at most [`MAX_BATCH`]; its shared_info is one), lets `fill` write each and
+    /// unmaps them. `fill` finds a zeroed page; new frames are zero.
     fn write_frames(
         &mut self,
         dom: DomId,
@@ -249,10 +249,4 @@ pub trait Services {
     fn now_ns(&mut self) -> u64;
     /// 16 bytes for a UUID; need not be secret, must not repeat.
     fn random_uuid(&mut self) -> [u8; 16];
-}
-
-/// Where the shared_info of a domain is.
-#[must_use]
-pub fn shared_info_maddr(info: &DomainInfo) -> MachAddr {
-    info.shared_info.to_maddr()
 }

@@ -92,6 +92,8 @@ fn a_created_domain_has_all_it_needs() {
     assert_eq!(info.command_line(), b"debug");
     assert_eq!((info.store_evtchn, info.console_evtchn), (1, 2));
     assert_eq!(info.shared_info, 0x5001 << 12);
+    let shared = &domain.memory[&domain.info.shared_info];
+    assert!((0..32).all(|vcpu| shared[vcpu * 64..][..2] == [0, 1]), "upcalls are masked");
     assert_eq!(domain.memory[&Mfn::new(0x5001)][64 + 1], 1, "upcalls of vcpu 1 are open");
     assert_eq!(domain.grants[&0], (DomId::DOM0, Mfn::new(info.console_mfn)));
     assert_eq!(domain.grants[&1], (DomId::DOM0, Mfn::new(info.store_mfn)));

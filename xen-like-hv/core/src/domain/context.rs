@@ -73,6 +73,10 @@ pub fn set<M: Machine>(
             dom.set_assist(*kind, ctx.vm_assist >> kind.raw() & 1 != 0);
         }
     }
+    if v.id.raw() == 0 {
+        // Whoever built the domain has written its shared-info page.
+        super::wallclock::publish(hv, m, dom);
+    }
     v.sched.initialised.store(true, SeqCst);
     if VgcfFlags::from_bits_retain(ctx.flags).contains(VgcfFlags::ONLINE) {
         hv.sched.start(m, v, flags::DOWN);
