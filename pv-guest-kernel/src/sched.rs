@@ -1,17 +1,13 @@
 //! Giving the processor away, and ending the domain.
 
-#![expect(unsafe_code, reason = "hypercalls with addresses of local structures")]
-
 use pv_abi::ids::EvtchnPort;
 pub use pv_abi::sched::ShutdownReason;
-use pv_abi::sched::{SchedOp, SchedPoll, SchedShutdown};
 
-use crate::hypercall::{self, address_of, table};
+use crate::hypercall::{self, typed};
 
 /// Lets other vcpus run.
 pub fn yield_now() {
-    // SAFETY: takes no memory.
-    let _ = unsafe { table::sched_op([SchedOp::Yield.raw().into(), 0]) };
+    let _ = typed::sched_yield();
 }
 
 /// Opens events and sleeps until one is pending; its handler has run when this returns.
@@ -19,8 +15,7 @@ pub fn yield_now() {
 /// Called with events masked this has no race: what arrived since the mask was set ends the sleep at once. Events are
 /// open afterwards.
 pub fn block() {
-    // SAFETY: takes no memory.
-    let _ = unsafe { table::sched_op([SchedOp::Block.raw().into(), 0]) };
+    let _ = typed::sched_block();
 }
 
 /// Sleeps until one of `ports` is pending (masked ones count) or system time reaches `deadline_ns`. Returns at once if
@@ -34,22 +29,13 @@ pub fn poll(ports: &[EvtchnPort], deadline_ns: Option<u64>) -> hypercall::Result
     for (slot, port) in raw.iter_mut().zip(ports) {
         *slot = port.raw();
     }
-    let mut argument = SchedPoll {
-        ports: address_of(raw.as_ptr()),
-        nr_ports: u32::try_from(ports.len()).unwrap_or(0),
-        timeout: deadline_ns.unwrap_or(0),
-        ..SchedPoll::default()
-    };
-    // SAFETY: the list of ports outlives the call and is only read.
-    unsafe { hypercall::sched_op(SchedOp::Poll, &mut argument) }.map(drop)
+    typed::sched_poll(&raw[..ports.len()], deadline_ns.unwrap_or(0))
 }
 
 /// Ends the domain.
 pub fn shutdown(reason: ShutdownReason) -> ! {
-    let mut argument = SchedShutdown { reason: reason.raw() };
     loop {
-        // SAFETY: takes a small structure that is only read. The domain stops here.
-        let _ = unsafe { hypercall::sched_op(SchedOp::Shutdown, &mut argument) };
+        let _ = typed::sched_shutdown(reason.raw());
         yield_now();
     }
 }

@@ -14,7 +14,7 @@ use pv_abi::vcpu::VcpuOp;
 
 use crate::arch::percpu::MAX_VCPUS;
 use crate::arch::{KERNEL_CS, KERNEL_SS, percpu, trap};
-use crate::hypercall::{self, Errno, Result};
+use crate::hypercall::{self, Errno, Result, typed};
 use crate::memory::{Pages, table};
 
 /// Pages of a vcpu's stack, a guard page below not counted.
@@ -36,9 +36,7 @@ pub fn vcpu_count() -> u32 {
 
 /// Whether a vcpu runs. ENOENT if there is none of that number.
 pub fn is_up(vcpu: VcpuId) -> Result<bool> {
-    // SAFETY: takes no structure.
-    let up = unsafe { hypercall::vcpu_op::<u64>(VcpuOp::IsUp, vcpu.raw(), core::ptr::null_mut()) }?;
-    Ok(up != 0)
+    typed::vcpu_is_up(vcpu)
 }
 
 /// How many vcpus run.
@@ -65,8 +63,7 @@ pub fn start(vcpu: VcpuId, body: impl FnOnce() + Send + 'static) -> Result {
         drop(unsafe { Box::from_raw(body) });
         return Err(error);
     }
-    // SAFETY: takes no structure.
-    unsafe { hypercall::vcpu_op::<u64>(VcpuOp::Up, vcpu.raw(), core::ptr::null_mut()) }.map(drop)
+    typed::vcpu_up(vcpu)
 }
 
 /// A stack that is never freed, with a guard page below it; its top.
@@ -114,8 +111,7 @@ extern "C" fn rust_start_secondary(body: *mut Body) -> ! {
 
 fn go_down() -> ! {
     loop {
-        // SAFETY: takes no structure; this vcpu stops here.
-        let _ = unsafe { hypercall::vcpu_op::<u64>(VcpuOp::Down, percpu::vcpu_id(), core::ptr::null_mut()) };
+        let _ = typed::vcpu_down(VcpuId::new(percpu::vcpu_id()));
         crate::sched::yield_now();
     }
 }

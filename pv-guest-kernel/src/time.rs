@@ -3,8 +3,6 @@
 //! System time is nanoseconds since the hypervisor started. The hypervisor publishes for each vcpu a base and a scale; the
 //! time stamp counter does the rest. Timers are kept on vcpu 0, whose one-shot timer is set to the earliest of them.
 
-#![expect(unsafe_code, reason = "timer hypercalls with local structures")]
-
 use alloc::collections::BTreeMap;
 use core::future::Future;
 use core::pin::Pin;
@@ -15,12 +13,12 @@ use core::time::Duration;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::ids::VcpuId;
 use pv_abi::shared_info::VcpuTimeInfo;
-use pv_abi::vcpu::{VcpuOp, VcpuSetSingleshotTimer};
 
 use crate::arch::cpu::rdtsc_ordered;
+use crate::hypercall::{self, typed};
 use crate::sync::IrqLock;
 use crate::task::{Either, select};
-use crate::{event, hypercall, shared};
+use crate::{event, shared};
 
 /// The latest time that was handed out, so that no vcpu ever sees time run backwards.
 static LATEST: AtomicU64 = AtomicU64::new(0);
@@ -88,8 +86,7 @@ pub fn wall_clock() -> Duration {
 /// Binds the timer of vcpu 0.
 pub(crate) fn init() -> hypercall::Result {
     // The hypervisor starts with a periodic tick, which nobody here wants.
-    // SAFETY: takes no structure.
-    let _ = unsafe { hypercall::vcpu_op::<u64>(VcpuOp::StopPeriodicTimer, 0, core::ptr::null_mut()) };
+    let _ = typed::stop_periodic_timer(VcpuId::new(0));
     let channel = event::bind_virq(VirqKind::Timer, VcpuId::new(0))?;
     channel.set_handler(|_| expire());
     channel.leak();
@@ -98,10 +95,7 @@ pub(crate) fn init() -> hypercall::Result {
 
 /// Sets the one-shot timer of vcpu 0. A time in the past fires at once.
 fn arm(deadline_ns: u64) {
-    let mut argument =
-        VcpuSetSingleshotTimer { timeout_abs_ns: deadline_ns, ..VcpuSetSingleshotTimer::default() };
-    // SAFETY: the structure of this operation, only read.
-    let result = unsafe { hypercall::vcpu_op(VcpuOp::SetSingleshotTimer, 0, &raw mut argument) };
+    let result = typed::set_singleshot_timer(VcpuId::new(0), deadline_ns);
     debug_assert!(result.is_ok(), "the timer cannot be set");
 }
 

@@ -1,18 +1,17 @@
 //! A port and what can be done with it.
 
-#![expect(unsafe_code, reason = "event-channel hypercalls with local structures")]
-
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use pv_abi::evtchn::{
     BindPirqFlags, EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu,
-    EvtchnBindVirq, EvtchnClose, EvtchnOp, EvtchnSend, EvtchnStatus, EvtchnUnmask, VirqKind,
+    EvtchnBindVirq, EvtchnClose, EvtchnSend, EvtchnStatus, EvtchnUnmask, VirqKind,
 };
 use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
 
 use super::{Handler, Sink};
-use crate::hypercall::{self, Result, Wire};
+use crate::hypercall::Result;
+use crate::hypercall::typed::evtchn;
 use crate::sync::IrqLock;
 use crate::task::Notify;
 
@@ -26,15 +25,9 @@ pub struct EventChannel {
 /// What the hypervisor says about a port.
 pub type Status = EvtchnStatus;
 
-fn operate<T: Wire>(op: EvtchnOp, mut argument: T) -> Result<T> {
-    // SAFETY: each caller below passes the structure that belongs to the operation; none holds an address.
-    unsafe { hypercall::evtchn_op(op, &mut argument) }?;
-    Ok(argument)
-}
-
 /// Notifies the other end of `port`.
 pub(super) fn send(port: EvtchnPort) -> Result {
-    operate(EvtchnOp::Send, EvtchnSend { port: port.raw() }).map(drop)
+    evtchn(EvtchnSend { port: port.raw() }).map(drop)
 }
 
 fn bound(port: u32, vcpu: VcpuId) -> EventChannel {
@@ -55,7 +48,7 @@ pub fn alloc_unbound(remote: DomId) -> Result<EventChannel> {
 /// Makes a port in `owner` that `remote` may connect to. For a toolstack; for oneself use [`alloc_unbound`].
 pub fn alloc_unbound_for(owner: DomId, remote: DomId) -> Result<EvtchnPort> {
     let argument = EvtchnAllocUnbound { dom: owner.raw(), remote_dom: remote.raw(), port: 0 };
-    operate(EvtchnOp::AllocUnbound, argument).map(|done| EvtchnPort::new(done.port))
+    evtchn(argument).map(|done| EvtchnPort::new(done.port))
 }
 
 /// Connects to the port that `remote` left for us.
@@ -65,24 +58,24 @@ pub fn bind_interdomain(remote: DomId, remote_port: EvtchnPort) -> Result<EventC
         remote_port: remote_port.raw(),
         ..EvtchnBindInterdomain::default()
     };
-    operate(EvtchnOp::BindInterdomain, argument).map(|done| bound(done.local_port, VcpuId::new(0)))
+    evtchn(argument).map(|done| bound(done.local_port, VcpuId::new(0)))
 }
 
 /// A port for a virtual interrupt line of `vcpu`. Lines that exist once per domain take vcpu 0.
 pub fn bind_virq(line: VirqKind, vcpu: VcpuId) -> Result<EventChannel> {
     let argument = EvtchnBindVirq { virq: line.raw(), vcpu: vcpu.raw(), port: 0 };
-    operate(EvtchnOp::BindVirq, argument).map(|done| bound(done.port, vcpu))
+    evtchn(argument).map(|done| bound(done.port, vcpu))
 }
 
 /// A port that notifies `vcpu` when anybody in this domain sends to it.
 pub fn bind_ipi(vcpu: VcpuId) -> Result<EventChannel> {
-    operate(EvtchnOp::BindIpi, EvtchnBindIpi { vcpu: vcpu.raw(), port: 0 }).map(|done| bound(done.port, vcpu))
+    evtchn(EvtchnBindIpi { vcpu: vcpu.raw(), port: 0 }).map(|done| bound(done.port, vcpu))
 }
 
 /// A port for a physical interrupt line.
 pub fn bind_pirq(pirq: u32, flags: BindPirqFlags) -> Result<EventChannel> {
     let argument = EvtchnBindPirq { pirq, flags: flags.bits(), port: 0 };
-    operate(EvtchnOp::BindPirq, argument).map(|done| bound(done.port, VcpuId::new(0)))
+    evtchn(argument).map(|done| bound(done.port, VcpuId::new(0)))
 }
 
 /// Takes over a port that exists already (start_info names two). It stays open when the channel is dropped.
@@ -134,7 +127,7 @@ impl EventChannel {
             // The selector bit may be lost: the hypervisor sets it and the upcall again, but only for a port that it
             // finds masked. A delivery that came in between is merely repeated.
             super::set_port_mask(self.port, true);
-            let _ = operate(EvtchnOp::Unmask, EvtchnUnmask { port: self.port.raw() });
+            let _ = evtchn(EvtchnUnmask { port: self.port.raw() });
         }
     }
 
@@ -147,7 +140,7 @@ impl EventChannel {
     /// Has another vcpu notified from now on.
     pub fn bind_vcpu(&self, vcpu: VcpuId) -> Result {
         let argument = EvtchnBindVcpu { port: self.port.raw(), vcpu: vcpu.raw() };
-        operate(EvtchnOp::BindVcpu, argument)?;
+        evtchn(argument)?;
         super::set_owner(self.port, vcpu);
         self.unmask();
         Ok(())
@@ -157,7 +150,7 @@ impl EventChannel {
     pub fn status(&self) -> Result<Status> {
         let argument =
             EvtchnStatus { dom: DomId::SELF.raw(), port: self.port.raw(), ..EvtchnStatus::default() };
-        operate(EvtchnOp::Status, argument)
+        evtchn(argument)
     }
 
     /// Keeps the port and its handler for ever.
@@ -172,7 +165,7 @@ impl Drop for EventChannel {
     fn drop(&mut self) {
         super::unregister(self.port);
         if self.close_on_drop.load(Ordering::Relaxed) {
-            let _ = operate(EvtchnOp::Close, EvtchnClose { port: self.port.raw() });
+            let _ = evtchn(EvtchnClose { port: self.port.raw() });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Hypercalls.
 //!
 //! Three layers: [`raw`] issues the instruction; [`table`] has one function per row of the ABI's table, with untyped
-//! arguments; the functions here and in [`mmu`] and [`multicall`] take types. Prefer the module of the subject
+//! arguments; the functions here and in [`typed`], [`mmu`] and [`multicall`] take types. Prefer the module of the subject
 //! ([`crate::event`], [`crate::memory`], [`crate::grant`], …) where there is one: it also keeps the books.
 
 #![expect(unsafe_code, reason = "hands addresses of its arguments to the hypervisor")]
@@ -10,6 +10,7 @@ pub mod mmu;
 pub mod multicall;
 pub mod raw;
 pub mod table;
+pub mod typed;
 
 use pv_abi::callback::{CallbackFlags, CallbackOp, CallbackRegister, CallbackType};
 use pv_abi::console::ConsoleIoOp;

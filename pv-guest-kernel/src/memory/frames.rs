@@ -2,7 +2,8 @@
 //!
 //! Memory is divided into chunks of 512 frames (2 MiB), each with a bitmap of its free frames. Chunks enter the
 //! allocator when they are mapped into the direct map: those of the builder's first region at boot, each later one when
-//! frames run short. Mapping a chunk takes up to three frames for page tables, so some are always kept back.
+//! frames run short. Mapping a chunk takes a frame for its page table, now and then one more; these come from blocks set
+//! aside for tables, so that tables do not lie scattered between free frames, and some frames are always kept back.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,8 +16,10 @@ use crate::sync::IrqLock;
 
 /// Frames of a chunk: what one L1 table maps.
 pub(super) const CHUNK: u64 = ENTRIES_PER_TABLE as u64;
-/// Frames kept back for the tables of the next chunk.
-const RESERVE: u64 = 8;
+/// Most frames of a block for tables.
+const TABLE_BLOCK: u64 = 64;
+/// Frames kept back, so that there is room for the next block.
+const RESERVE: u64 = TABLE_BLOCK + 8;
 
 /// The free frames of one chunk, one bit each.
 #[derive(Clone, Copy)]
@@ -75,10 +78,12 @@ struct Allocator {
     /// Chunk in which to look first.
     hint: usize,
     free: u64,
+    /// What is left of the block for tables: pfns.
+    for_tables: core::ops::Range<u64>,
 }
 
 static ALLOCATOR: IrqLock<Allocator> =
-    IrqLock::new(Allocator { chunks: &mut [], mapped: 0, hint: 0, free: 0 });
+    IrqLock::new(Allocator { chunks: &mut [], mapped: 0, hint: 0, free: 0, for_tables: 0..0 });
 /// Frames in the direct map: pfns below this are mapped there.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 /// Serialises [`grow`], which cannot hold the allocator's lock while it takes frames for tables.
@@ -132,7 +137,7 @@ pub fn alloc_zeroed(count: usize) -> Option<Pfn> {
 
 /// A zeroed frame out of the reserve, without extending the direct map.
 pub(super) fn alloc_reserved_zeroed() -> Option<Pfn> {
-    let pfn = take_any(1)?;
+    let pfn = take_for_table()?;
     zero(pfn, 1);
     Some(pfn)
 }
@@ -176,6 +181,19 @@ fn take(count: u64) -> Option<Pfn> {
 /// Takes frames, the reserve included.
 fn take_any(count: u64) -> Option<Pfn> {
     ALLOCATOR.lock().take(count)
+}
+
+/// Takes a frame for a table of the direct map.
+fn take_for_table() -> Option<Pfn> {
+    let unmapped_chunks = p2m::count().saturating_sub(limit()).div_ceil(CHUNK);
+    let mut allocator = ALLOCATOR.lock();
+    if allocator.for_tables.is_empty() {
+        // Not more than will be needed: one for each chunk, and a few for tables of tables.
+        let wanted = TABLE_BLOCK.min(unmapped_chunks + 2);
+        let block = allocator.take(wanted).map(|first| first.raw()..first.raw() + wanted);
+        allocator.for_tables = block.or_else(|| allocator.take(1).map(|only| only.raw()..only.raw() + 1))?;
+    }
+    allocator.for_tables.next().map(Pfn::new)
 }
 
 impl Allocator {
@@ -246,7 +264,7 @@ fn grow() -> Result {
     if first >= end {
         return Err(Errno::NoMem);
     }
-    let table_pfn = take_any(1).ok_or(Errno::NoMem)?;
+    let table_pfn = take_for_table().ok_or(Errno::NoMem)?;
     let entries = (first..end).map(|pfn| match p2m::mfn_of(Pfn::new(pfn)) {
         Some(mfn) => Pte::new(mfn, Prot::ReadWrite.flags()),
         None => Pte::EMPTY,

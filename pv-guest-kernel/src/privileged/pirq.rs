@@ -1,19 +1,18 @@
 //! Interrupt lines of devices, as events.
 
-#![expect(unsafe_code, reason = "physdev hypercalls with local structures")]
-
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use pv_abi::evtchn::BindPirqFlags;
 use pv_abi::ids::DomId;
 use pv_abi::physdev::{
-    IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp,
-    PhysdevPciDeviceAdd, PhysdevSetupGsi,
+    IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevPciDeviceAdd,
+    PhysdevSetupGsi,
 };
 
 use super::pci::Function;
 use crate::event::{self, EventChannel};
-use crate::hypercall::{self, Result, Wire, address_of, table};
+use crate::hypercall::typed::physdev;
+use crate::hypercall::{self, Result};
 
 /// `setup_gsi.triggering`: level.
 const LEVEL: u8 = 1;
@@ -27,35 +26,30 @@ pub struct Irq {
     needs_eoi: AtomicBool,
 }
 
-fn operate<T: Wire>(op: PhysdevOp, argument: &mut T) -> Result {
-    // SAFETY: each caller below passes the structure that belongs to the operation; none holds an address.
-    unsafe { table::physdev_op([op.raw().into(), address_of(&raw const *argument)]) }.map(drop)
-}
-
 impl Irq {
     /// Binds a PCI INTx line. On a PC board these are level-triggered; the board's firmware wires them active high,
     /// which the interrupt-source overrides say for the lines that PCI uses.
     pub fn bind_pci_gsi(gsi: u32) -> Result<Self> {
         let number = i32::try_from(gsi).map_err(|_| hypercall::Errno::Inval)?;
-        let mut setup = PhysdevSetupGsi {
+        let setup = PhysdevSetupGsi {
             gsi: number,
             triggering: LEVEL,
             polarity: ACTIVE_HIGH,
             ..PhysdevSetupGsi::default()
         };
-        match operate(PhysdevOp::SetupGsi, &mut setup) {
+        match physdev(setup) {
             // The line may have been set up already, by firmware's tables.
-            Ok(()) | Err(hypercall::Errno::Exist) => {}
+            Ok(_) | Err(hypercall::Errno::Exist) => {}
             Err(error) => return Err(error),
         }
-        let mut map = PhysdevMapPirq {
+        let map = PhysdevMapPirq {
             domid: DomId::SELF.raw(),
             kind: MapPirqType::Gsi.raw(),
             index: number,
             pirq: number,
             ..PhysdevMapPirq::default()
         };
-        operate(PhysdevOp::MapPirq, &mut map)?;
+        let map = physdev(map)?;
         let pirq = u32::try_from(map.pirq).map_err(|_| hypercall::Errno::Inval)?;
         let channel = event::bind_pirq(pirq, BindPirqFlags::WILL_SHARE)?;
         let irq = Self { pirq, channel, needs_eoi: AtomicBool::new(true) };
@@ -69,7 +63,7 @@ impl Irq {
     /// know the function ([`add_pci_function`]). For MSI-X `entry` names the vector and the machine address of the
     /// table; for MSI it is `None`.
     pub fn bind_msi(function: Function, entry: Option<(u16, u64)>) -> Result<Self> {
-        let mut map = PhysdevMapPirq {
+        let map = PhysdevMapPirq {
             domid: DomId::SELF.raw(),
             kind: MapPirqType::MsiSeg.raw(),
             index: -1,
@@ -80,7 +74,7 @@ impl Irq {
             table_base: entry.map_or(0, |(_, table)| table),
             ..PhysdevMapPirq::default()
         };
-        operate(PhysdevOp::MapPirq, &mut map)?;
+        let map = physdev(map)?;
         let pirq = u32::try_from(map.pirq).map_err(|_| hypercall::Errno::Inval)?;
         let channel = event::bind_pirq(pirq, BindPirqFlags::empty())?;
         let irq = Self { pirq, channel, needs_eoi: AtomicBool::new(true) };
@@ -90,8 +84,7 @@ impl Irq {
     }
 
     fn learn_eoi(&self) -> Result {
-        let mut query = PhysdevIrqStatusQuery { irq: self.pirq, flags: 0 };
-        operate(PhysdevOp::IrqStatusQuery, &mut query)?;
+        let query = physdev(PhysdevIrqStatusQuery { irq: self.pirq, flags: 0 })?;
         let needs = IrqStatus::from_bits_retain(query.flags).contains(IrqStatus::NEEDS_EOI);
         self.needs_eoi.store(needs, Ordering::Relaxed);
         Ok(())
@@ -106,7 +99,7 @@ impl Irq {
     pub fn eoi(&self) {
         if self.needs_eoi.load(Ordering::Relaxed) {
             // There is no other way to go on if the hypervisor refuses.
-            let _ = operate(PhysdevOp::Eoi, &mut PhysdevEoi { irq: self.pirq });
+            let _ = physdev(PhysdevEoi { irq: self.pirq });
         }
     }
 
@@ -119,10 +112,10 @@ impl Irq {
 
 /// Tells the hypervisor about a PCI function; needed once before [`Irq::bind_msi`].
 pub fn add_pci_function(function: Function) -> Result {
-    let mut argument =
+    let argument =
         PhysdevPciDeviceAdd { bus: function.bus, devfn: function.devfn(), ..PhysdevPciDeviceAdd::default() };
-    match operate(PhysdevOp::PciDeviceAdd, &mut argument) {
-        Ok(()) | Err(hypercall::Errno::Exist) => Ok(()),
+    match physdev(argument) {
+        Ok(_) | Err(hypercall::Errno::Exist) => Ok(()),
         Err(error) => Err(error),
     }
 }

@@ -1,19 +1,16 @@
 //! A range of I/O ports.
 
-#![expect(unsafe_code, reason = "a physdev hypercall")]
-
-use pv_abi::physdev::{PhysdevOp, PhysdevSetIopl};
+use pv_abi::physdev::PhysdevSetIopl;
 
 use crate::arch::cpu;
-use crate::hypercall::{Result, address_of, table};
+use crate::hypercall::Result;
+use crate::hypercall::typed::physdev;
 
 /// Allows this vcpu's kernel to use the I/O ports that the domain may use. The SDK does it for every vcpu it
 /// starts.
 pub fn enable() -> Result {
     // The kernel counts as ring 1.
-    let argument = PhysdevSetIopl { iopl: 1 };
-    // SAFETY: a small structure that is only read; the privilege level is that of single instructions.
-    unsafe { table::physdev_op([PhysdevOp::SetIopl.raw().into(), address_of(&raw const argument)]) }.map(drop)
+    physdev(PhysdevSetIopl { iopl: 1 }).map(drop)
 }
 
 /// The registers of a device that has them in I/O ports.
