@@ -42,3 +42,9 @@ pub fn report(claim: &str, outcome: Claim) {
         Err(Trouble::Skip(text)) => println!("VERDICT: SKIP {claim}: {text}"),
     }
 }
+
+impl From<pv_guest_kernel::grant::GrantError> for Trouble {
+    fn from(error: pv_guest_kernel::grant::GrantError) -> Self {
+        Self::Failure(alloc::format!("a grant operation: {error}"))
+    }
+}
