@@ -39,6 +39,9 @@ pub mod teardown;
 pub mod vcpu_info;
 pub mod wallclock;
 
+#[cfg(test)]
+mod tests;
+
 pub use dom0::{Dom0Config, Dom0Error, build_dom0};
 
 /// A domain: one part per room that has something to say about it.

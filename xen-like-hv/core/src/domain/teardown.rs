@@ -39,7 +39,7 @@ pub fn destroy<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<
     }
     dom.wait_until_it_stands(hv);
     close_services(hv, m, dom)?;
-    release_vcpus(hv, m, dom)?;
+    release_vcpus(hv, m, dom);
     relinquish(hv, m, dom).map_err(|_| Unfinished)?;
     // After the page tables: a granter that is told that its frame is free finds no reference left on it.
     grant::release_mappings(hv, m, dom).map_err(|_| Unfinished)?;
@@ -65,17 +65,14 @@ fn close_services<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Resu
     evtchn::destroy(hv, m, dom).map_err(|_| Unfinished)
 }
 
-fn release_vcpus<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Unfinished> {
+/// What vcpus hold. There are few of them, so this is not preempted.
+fn release_vcpus<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) {
     for v in dom.each_vcpu() {
         hv.sched.stop_all_timers(&v);
         v.sched.areas.clear();
         vcpu_info::release(&hv.frames, &v);
         descriptors::clear(&hv.frames, m, &v);
-        if m.preempt_pending() {
-            return Err(Unfinished);
-        }
     }
-    Ok(())
 }
 
 /// Takes the domains out of the table that nobody holds a frame of any more.

@@ -329,10 +329,10 @@ impl Scheduler {
         // waits here and another pcpu has nothing to do, that one is told to come and take it.
         self.wake(m, v);
         let idle = CpuMask::from_bits(self.idle.load(SeqCst)).intersection(v.sched.hard_affinity());
-        if v.sched.is_queued() {
-            if let Some(cpu) = idle.iter().find(|&c| self.claim_idle(c)) {
-                self.tickle(m, cpu);
-            }
+        if v.sched.is_queued()
+            && let Some(cpu) = idle.iter().find(|&c| self.claim_idle(c))
+        {
+            self.tickle(m, cpu);
         }
     }
 
