@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use proptest::prelude::*;
 use pv_abi::errno::Errno;
-use pv_abi::ids::{DomId, VcpuId};
+use pv_abi::ids::{DomId, Mfn, VcpuId};
 use pv_abi::vm_assist::VmAssist;
 
 use super::create::{self, Config};
@@ -142,7 +142,9 @@ proptest! {
 fn a_frame_that_somebody_holds_keeps_a_zombie_and_its_number() {
     let w = FakeWorld::new(128);
     let dom = furnished(&w, 3);
-    let mfn = dom.mem.first_owned().unwrap();
+    let mut mfns = [0];
+    assert_eq!(dom.mem.copy_list(0, &mut mfns), 1);
+    let mfn = Mfn::new(mfns[0]);
     let held = w.hv.frames.get_page(mfn, dom.id).unwrap();
     destroy(&w, &dom, u64::MAX);
     assert!(w.hv.domains.get(id(3)).is_some_and(|d| d.is_dead()));

@@ -28,6 +28,9 @@ pub mod vcpu_op;
 pub mod version;
 pub mod vm_assist;
 
+#[cfg(test)]
+mod tests;
+
 pub use guest_ptr::GuestPtr;
 
 use pv_abi::errno::Errno;
@@ -119,20 +122,5 @@ fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> Hyperc
         Hypercall::Sysctl => sysctl::sysctl(cx, args),
         Hypercall::Domctl => domctl::domctl(cx, args),
         Hypercall::PlatformOp => platform::platform_op(cx, args),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::UserRegs;
-
-    #[test]
-    fn a_restart_changes_the_registers_of_its_own_arguments_only() {
-        let mut regs = UserRegs { rax: Hypercall::Multicall.raw(), rip: 0x1002, ..UserRegs::default() };
-        (regs.rdx, regs.r10, regs.r8, regs.r9) = (3, 4, 5, 6);
-        restart(&mut regs, &Args([11, 12, 0, 0, 0, 0]));
-        assert_eq!((regs.rip, regs.rdi, regs.rsi), (0x1000, 11, 12));
-        assert_eq!((regs.rdx, regs.r10, regs.r8, regs.r9), (3, 4, 5, 6));
     }
 }
