@@ -32,23 +32,42 @@ pub(crate) enum Profile {
     Dev,
 }
 
-impl Profile {
-    fn dir(self) -> &'static str {
-        match self {
-            Self::Release => "release",
-            Self::Dev => "debug",
-        }
-    }
-}
-
-/// A package's bare-metal binaries.
+/// Binaries that are built together.
 struct Part {
     title: &'static str,
+    /// Cargo's words for the profile, and the directory it builds them in.
+    profile: (&'static [&'static str], &'static str),
+    binaries: Vec<Binary>,
+}
+
+/// A bare-metal binary.
+struct Binary {
     package: &'static str,
-    /// Where cargo puts them below the profile's directory.
-    subdir: &'static str,
-    /// What to build: (cargo's word for the kind, name, where it goes).
-    binaries: Vec<(&'static str, String, PathBuf)>,
+    /// Cargo's word for its kind, and where cargo puts such below the profile's directory.
+    kind: (&'static str, &'static str),
+    name: String,
+    /// Where it goes.
+    image: PathBuf,
+}
+
+const BIN: (&str, &str) = ("--bin", "");
+const EXAMPLE: (&str, &str) = ("--example", "examples");
+
+impl Profile {
+    /// The hypervisor is optimised as a whole; its guests are many and less in need of it.
+    fn hypervisor(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Release => (&["--release"], "release"),
+            Self::Dev => (&[], "debug"),
+        }
+    }
+
+    fn guests(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Release => (&["--profile", "guest"], "guest"),
+            Self::Dev => (&[], "debug"),
+        }
+    }
 }
 
 /// The names of the guest kernels in the sources: the SDK's examples and the test guests.
@@ -72,57 +91,45 @@ fn sources(dir: &str) -> Vec<String> {
     paths::list(&paths::root().join(dir), is_binary).iter().map(|path| paths::stem(path)).collect()
 }
 
-fn parts() -> Vec<Part> {
-    let guests = |kind: &'static str, names: Vec<String>| {
-        names.into_iter().map(|name| (kind, name.clone(), guest(&name))).collect()
-    };
-    vec![
-        Part {
-            title: "hypervisor",
-            package: "xen-like-hv",
-            subdir: "",
-            binaries: vec![("--bin", "xen-like-hv".into(), hypervisor())],
-        },
-        Part {
-            title: "dom0",
-            package: "dom0-tools",
-            subdir: "",
-            binaries: vec![("--bin", "dom0".into(), dom0())],
-        },
-        Part {
-            title: "SDK examples",
-            package: "pv-guest-kernel",
-            subdir: "examples",
-            binaries: guests("--example", examples()),
-        },
-        Part {
-            title: "test guests",
-            package: "test-guests",
-            subdir: "",
-            binaries: guests("--bin", test_guests()),
-        },
-    ]
+fn hypervisor_part(profile: Profile) -> Part {
+    let name = "xen-like-hv";
+    let binary = Binary { package: name, kind: BIN, name: name.into(), image: hypervisor() };
+    Part { title: "hypervisor", profile: profile.hypervisor(), binaries: vec![binary] }
+}
+
+fn guests_part(profile: Profile) -> Part {
+    let mut binaries = vec![Binary { package: "dom0-tools", kind: BIN, name: "dom0".into(), image: dom0() }];
+    for (package, kind, names) in
+        [("pv-guest-kernel", EXAMPLE, examples()), ("test-guests", BIN, test_guests())]
+    {
+        binaries.extend(names.into_iter().map(|name| {
+            let image = guest(&name);
+            Binary { package, kind, name, image }
+        }));
+    }
+    Part { title: "dom0 and guests", profile: profile.guests(), binaries }
 }
 
 /// Builds everything that QEMU starts.
 pub(crate) fn build_all(profile: Profile) -> Result<()> {
-    build(parts(), profile)
+    build(&[hypervisor_part(profile), guests_part(profile)])
 }
 
 /// Builds what a machine needs that runs our hypervisor, or another one.
 pub(crate) fn build_for(other: Option<&Path>) -> Result<()> {
-    let needed = |part: &Part| other.is_none() || part.package != "xen-like-hv";
-    build(parts().into_iter().filter(needed).collect(), Profile::Release)
+    match other {
+        None => build_all(Profile::Release),
+        Some(_) => build(&[guests_part(Profile::Release)]),
+    }
 }
 
-fn build(parts: Vec<Part>, profile: Profile) -> Result<()> {
+fn build(parts: &[Part]) -> Result<()> {
     let world = setup::need_world()?;
     say(&format!("building with {}", world.describe()));
-    let parts: Vec<Part> = parts.into_iter().filter(|part| !part.binaries.is_empty()).collect();
     let mut broken = Vec::new();
     for (number, part) in parts.iter().enumerate() {
-        say(&format!("[{}/{}] {}", number + 1, parts.len(), part.title));
-        if let Err(failure) = build_part(&world, part, profile) {
+        say(&format!("[{}/{}] {} ({} files)", number + 1, parts.len(), part.title, part.binaries.len()));
+        if let Err(failure) = build_part(&world, part) {
             say(&failure.to_string());
             broken.push(part.title);
         }
@@ -135,26 +142,28 @@ fn build(parts: Vec<Part>, profile: Profile) -> Result<()> {
     Ok(())
 }
 
-fn build_part(world: &World, part: &Part, profile: Profile) -> Result<()> {
+fn build_part(world: &World, part: &Part) -> Result<()> {
     let mut cargo = world.cargo()?;
     let out = paths::target();
-    cargo.args(["build", "--target", TARGET, "-p", part.package, "--target-dir"]).arg(&out);
-    if profile == Profile::Release {
-        cargo.arg("--release");
+    cargo
+        .args(["build", "--keep-going", "--target", TARGET])
+        .args(part.profile.0)
+        .arg("--target-dir")
+        .arg(&out);
+    let mut packages: Vec<&str> = part.binaries.iter().map(|binary| binary.package).collect();
+    packages.dedup();
+    for package in packages {
+        cargo.args(["-p", package]);
     }
-    for (kind, name, _) in &part.binaries {
-        cargo.arg(kind).arg(name);
+    for binary in &part.binaries {
+        cargo.arg(binary.kind.0).arg(&binary.name);
     }
     tools::must(&format!("building {}", part.title), &mut cargo)?;
-    let built = out.join(TARGET).join(profile.dir()).join(part.subdir);
-    for (_, name, image) in &part.binaries {
-        let file = built.join(name);
-        if !file.is_file() {
-            return Err(Failure::new(format!("cargo left no {}", file.display())));
-        }
-        paths::copy(&file, image)?;
-        if part.package == "xen-like-hv" {
-            symbols::embed(image)?;
+    let built = out.join(TARGET).join(part.profile.1);
+    for binary in &part.binaries {
+        paths::copy(&built.join(binary.kind.1).join(&binary.name), &binary.image)?;
+        if binary.package == "xen-like-hv" {
+            symbols::embed(&binary.image)?;
         }
     }
     Ok(())
