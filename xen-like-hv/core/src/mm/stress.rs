@@ -96,14 +96,14 @@ impl Player<'_> {
 
 fn round(seed: u64) {
     let w = World::new(&[Privilege::Unprivileged, Privilege::Control], FRAMES);
-    let vcpus: Vec<_> = (0..4_usize).map(|n| (n % 2, w.guests[n % 2].dom.add_vcpu())).collect();
+    let vcpus: Vec<_> = (0..3_usize).map(|n| (n % 2, w.guests[n % 2].dom.add_vcpu())).collect();
     std::thread::scope(|scope| {
         for (n, (guest, vcpu)) in (0_u64..).zip(&vcpus) {
             let args = 0x20_0000 + n * 0x1000;
             w.m().map_guest_page(args);
             let dice = Dice(seed * 64 + n * 7 + 1);
             let mut player = Player { w: &w, guest: *guest, vcpu: vcpu.clone(), args, dice };
-            scope.spawn(move || (0..250).for_each(|_| player.play()));
+            scope.spawn(move || (0..150).for_each(|_| player.play()));
         }
         // Somebody else always wants a pcpu, sooner or later.
         scope.spawn(|| (0..2000).for_each(|n| w.m().preempt_after.store(n % 7, Relaxed)));
@@ -123,7 +123,8 @@ fn round(seed: u64) {
 
 #[test]
 fn vcpus_at_once_never_break_the_books() {
-    for seed in 1..6 {
+    // Few rounds and players: on a busy host the fake machine's ticket locks make each wait a time slice long.
+    for seed in 1..16 {
         round(seed);
     }
 }
