@@ -1,4 +1,5 @@
 //! The smallest kernel: says hello and powers off.
+#![forbid(unsafe_code)]
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 use pv_guest_kernel::{Context, println};
