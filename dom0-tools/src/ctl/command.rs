@@ -96,6 +96,13 @@ pub enum Command {
     Ls(String),
     /// A file on the volume.
     Cat(String),
+    /// Put words into a file on the volume.
+    Write {
+        /// The file; a new name is short (8.3).
+        path: String,
+        /// What it will hold, with a line end.
+        text: String,
+    },
     /// A subtree of xenstore.
     XenstoreLs(String),
     /// Words.
@@ -157,6 +164,7 @@ pub const VERBS: &[Verb] = &[
     verb("disks", "", "list dom0's disks"),
     verb("ls", "[PATH]", "list files on the volume"),
     verb("cat", "FILE", "show a file on the volume"),
+    verb("write", "FILE [WORD ...]", "write words to a file on the volume; a new name is short (8.3)"),
     verb("xenstore-ls", "[PATH]", "show a part of xenstore"),
     verb("echo", "[WORD ...]", "print words"),
     verb("poweroff", "", "end all domains and power the machine off"),
@@ -212,7 +220,7 @@ impl<'a> Arguments<'a> {
             format: Format::Table,
         };
         let mut rest = words.iter().map(String::as_str);
-        let mut only_words = verb.name == "echo";
+        let mut only_words = matches!(verb.name, "echo" | "write");
         while let Some(word) = rest.next() {
             match word {
                 _ if only_words => all.words.push_back(word),
@@ -293,13 +301,19 @@ fn command(name: &str, arguments: &mut Arguments<'_>) -> Result<Command, UsageEr
         "disks" => Command::Disks,
         "ls" => Command::Ls(arguments.optional().unwrap_or_else(|| "/".to_owned())),
         "cat" => Command::Cat(arguments.need()?),
+        "write" => Command::Write { path: arguments.need()?, text: rest(arguments) },
         "xenstore-ls" => Command::XenstoreLs(arguments.optional().unwrap_or_else(|| "/".to_owned())),
-        "echo" => Command::Echo(arguments.words.drain(..).collect::<Vec<_>>().join(" ")),
+        "echo" => Command::Echo(rest(arguments)),
         "poweroff" => Command::Poweroff,
         "selftest" => selftest(arguments)?,
         "help" => Command::Help(arguments.optional()),
         other => return Err(UsageError(format!("unknown command \"{other}\"; try help"))),
     })
+}
+
+/// All the words that are left.
+fn rest(arguments: &mut Arguments<'_>) -> String {
+    arguments.words.drain(..).collect::<Vec<_>>().join(" ")
 }
 
 fn create(arguments: &mut Arguments<'_>) -> Result<Create, UsageError> {

@@ -97,6 +97,7 @@ async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Ou
         Command::Disks => files::disks(dom0, session, format),
         Command::Ls(path) => files::list(dom0, session, &path, format).await,
         Command::Cat(path) => files::cat(dom0, session, &path).await,
+        Command::Write { path, text } => files::write(dom0, &path, &text).await,
         Command::XenstoreLs(path) => files::xenstore_ls(stack, session, &path),
         Command::Echo(text) => {
             session.out(&(text + "\n"));

@@ -18,7 +18,6 @@ use pv_guest_kernel::event;
 use pv_guest_kernel::memory::{Prot, map_mfns};
 use pv_guest_kernel::privileged::{control, host};
 use pv_image::InitialVcpu;
-use zerocopy::FromZeros;
 
 /// Most domains in one list call.
 const LIST_CHUNK: usize = 32;
@@ -56,7 +55,7 @@ fn domain_info(raw: &DomctlGetdomaininfo) -> DomainInfo {
 }
 
 fn context(state: &InitialVcpu, cr3: Mfn) -> Box<VcpuGuestContext> {
-    let mut context = VcpuGuestContext::new_box_zeroed().unwrap_or_else(|_| Box::default());
+    let mut context = Box::<VcpuGuestContext>::default();
     context.flags = (VgcfFlags::IN_KERNEL | VgcfFlags::ONLINE).bits();
     let regs = &mut context.user_regs;
     regs.rip = state.rip.raw();

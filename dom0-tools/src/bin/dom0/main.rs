@@ -46,8 +46,8 @@ mod virtio;
 #[cfg(any(target_os = "none", clippy))]
 mod volume;
 
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", clippy))]
 pv_guest_kernel::entry!(boot::kernel);
 
-#[cfg(not(target_os = "none"))]
+#[cfg(not(any(target_os = "none", clippy)))]
 fn main() {}

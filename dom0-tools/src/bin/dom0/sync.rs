@@ -2,7 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
@@ -36,19 +36,13 @@ impl Waiters {
 pub(crate) struct Pipe {
     bytes: RefCell<VecDeque<u8>>,
     limit: usize,
-    closed: Cell<bool>,
     waiters: Waiters,
 }
 
 impl Pipe {
     /// An empty pipe that keeps up to `limit` bytes.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self {
-            bytes: RefCell::new(VecDeque::new()),
-            limit,
-            closed: Cell::new(false),
-            waiters: Waiters::new(),
-        }
+        Self { bytes: RefCell::new(VecDeque::new()), limit, waiters: Waiters::new() }
     }
 
     /// Adds bytes.
@@ -61,22 +55,11 @@ impl Pipe {
         self.waiters.wake();
     }
 
-    /// Nothing more will come; a reader gets what is left and then nothing.
-    pub(crate) fn close(&self) {
-        self.closed.set(true);
-        self.waiters.wake();
-    }
-
-    /// Whether the writer is through.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed.get()
-    }
-
-    /// Waits for bytes; an empty vector says that the pipe is closed.
+    /// Waits for bytes; never gives an empty vector.
     pub(crate) async fn read(&self) -> Vec<u8> {
         poll_fn(|cx| {
             let mut queue = self.bytes.borrow_mut();
-            if queue.is_empty() && !self.closed.get() {
+            if queue.is_empty() {
                 self.waiters.add(cx.waker());
                 return Poll::Pending;
             }

@@ -54,6 +54,12 @@ pub(super) async fn cat(dom0: &Dom0, session: &Session, path: &str) -> Outcome {
     Ok(())
 }
 
+/// `write`
+pub(super) async fn write(dom0: &Dom0, path: &str, text: &str) -> Outcome {
+    let content = format!("{text}\n");
+    volume(dom0)?.write(path, content.as_bytes()).await.map_err(Failure::new)
+}
+
 /// `xenstore-ls`
 pub(super) fn xenstore_ls(stack: &Toolstack, session: &Session, path: &str) -> Outcome {
     let mut store = stack.store.handle();
