@@ -14,6 +14,9 @@ mod memory;
 mod state;
 mod time;
 
+#[cfg(test)]
+mod tests;
+
 use alloc::sync::Arc;
 
 use pv_abi::domctl::{Domctl, DomctlCmd, INTERFACE_VERSION};
