@@ -14,6 +14,8 @@ pub mod memory;
 mod memory_exchange;
 mod memory_reservation;
 mod memory_resource;
+#[cfg(test)]
+mod memory_tests;
 pub mod mmu;
 pub mod mmuext;
 pub mod multicall;

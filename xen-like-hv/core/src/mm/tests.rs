@@ -527,3 +527,92 @@ fn an_error_in_a_list_ends_it_there() {
     assert_eq!(w.mmu_update_as(0, &[(at(0), 1), (at(1) + 4, 1), (at(2), 1)], SELF), Err(Errno::Inval));
     assert_eq!((w.peek(w.mfn(20), 0), w.peek(w.mfn(20), 2)), (1, 0));
 }
+
+/// A store of the guest's kernel at 0x4000 to its L1, which frame 3 of the tree maps read-only there.
+fn table_store(w: &World, code: &[u8], regs: &mut crate::UserRegs, va: u64) -> super::fault::FaultOutcome {
+    use crate::port::GuestMem;
+    const CODE: u64 = 0x40_0000;
+    w.m().map_guest_page(CODE);
+    w.m().copy_to_guest(pv_abi::ids::GuestVa::new(CODE), code).unwrap();
+    regs.rip = CODE;
+    regs.cs = crate::regs::GUEST_CS64;
+    w.with_regs(0, regs, |cx| super::fault::guest_page_fault(cx, pv_abi::ids::GuestVa::new(va), 7))
+}
+
+fn world_with_mapped_table() -> World {
+    let w = World::one();
+    w.build_tree();
+    w.poke(w.mfn(3), 4, pte(w.mfn(3), RO));
+    w.poke(w.mfn(3), 5, pte(w.mfn(2), RO));
+    w.poke(w.mfn(3), 6, pte(w.mfn(20), RO));
+    w.ext(MmuextCmd::PinL4Table, w.mfn(0).raw()).unwrap();
+    w.ext(MmuextCmd::NewBaseptr, w.mfn(0).raw()).unwrap();
+    w.guests[0].dom.set_assist(pv_abi::vm_assist::VmAssist::WritablePagetables, true);
+    w
+}
+
+const MOV: [u8; 3] = [0x48, 0x89, 0x07];
+
+#[test]
+fn a_store_to_an_l1_is_checked_and_carried_out() {
+    use super::fault::FaultOutcome;
+    let w = world_with_mapped_table();
+    let mut regs = crate::UserRegs { rax: pte(w.mfn(21), RW), ..Default::default() };
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x4000 + 9 * 8), FaultOutcome::Resume);
+    assert_eq!(w.peek(w.mfn(3), 9), pte(w.mfn(21), RW));
+    assert_eq!(regs.rip, 0x40_0003);
+    w.assert_sound();
+    regs.rax = pte(w.mfn(3), RW);
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x4000 + 10 * 8), FaultOutcome::Inject, "a writable table");
+    assert_eq!(w.peek(w.mfn(3), 10), 0);
+    // lock andb $0xfd,(%rdi): the mapping loses its writability.
+    assert_eq!(table_store(&w, &[0xf0, 0x80, 0x27, 0xfd], &mut regs, 0x4000 + 9 * 8), FaultOutcome::Resume);
+    assert_eq!(w.peek(w.mfn(3), 9), pte(w.mfn(21), RO));
+    assert_eq!(w.use_of(w.mfn(21)).1, 0);
+    w.assert_sound();
+}
+
+#[test]
+fn stores_elsewhere_are_the_guests_faults() {
+    use super::fault::FaultOutcome;
+    let w = world_with_mapped_table();
+    let mut regs = crate::UserRegs { rax: 0, ..Default::default() };
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x5000), FaultOutcome::Inject, "an L2");
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x6000), FaultOutcome::Inject, "no table");
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x4004), FaultOutcome::Inject, "not aligned");
+    assert_eq!(table_store(&w, &[0x0f, 0x0b], &mut regs, 0x4048), FaultOutcome::Inject, "no store");
+    w.guests[0].dom.set_assist(pv_abi::vm_assist::VmAssist::WritablePagetables, false);
+    assert_eq!(table_store(&w, &MOV, &mut regs, 0x4048), FaultOutcome::Inject, "not switched on");
+    assert_eq!(regs.rip, 0x40_0000);
+    w.assert_sound();
+}
+
+#[test]
+fn xsa_234_a_grant_entry_that_was_replaced_is_not_removed() {
+    use super::grant_map::{HostAddress, MapAccess, MapFor, install_host_mapping, remove_host_mapping};
+    use pv_abi::ids::{GuestVa, MachAddr};
+    use pv_abi::pte::PteFlags;
+    let w = World::new(&[Privilege::Unprivileged, Privilege::Unprivileged], 32);
+    w.boot();
+    let (theirs, granter) = (w.guests[1].mfns[0], w.guests[1].dom.id);
+    let at = HostAddress::Va(GuestVa::new(0x9000));
+    let install = |at, access| {
+        w.with(0, |cx| {
+            install_host_mapping(cx, at, theirs, granter, access, MapFor::Kernel, PteFlags::empty())
+        })
+    };
+    let remove = |at, mfn, access| w.with(0, |cx| remove_host_mapping(cx, at, mfn, access));
+    assert_eq!(install(at, MapAccess::ReadOnly), Ok(()));
+    assert_eq!(w.set(w.mfn(3), 9, pte(theirs, RW)), Err(Errno::Inval), "no more rights than granted");
+    assert_eq!(remove(at, theirs, MapAccess::ReadWrite), Err(Errno::Inval));
+    assert_eq!(remove(at, w.mfn(8), MapAccess::ReadOnly), Err(Errno::Inval));
+    w.set(w.mfn(3), 9, pte(w.mfn(9), RO)).unwrap();
+    assert_eq!(remove(at, theirs, MapAccess::ReadOnly), Err(Errno::Inval));
+    w.assert_sound();
+    let entry = |offset| HostAddress::Pte(MachAddr::new((w.mfn(3).raw() << 12) + offset));
+    assert_eq!(install(entry(84), MapAccess::ReadWrite), Err(Errno::Inval), "XSA-227: not a whole entry");
+    assert_eq!(install(entry(80), MapAccess::ReadWrite), Ok(()));
+    assert_eq!(w.use_of(theirs), (PageType::Writable, 1, false));
+    assert_eq!(remove(entry(80), theirs, MapAccess::ReadWrite), Ok(()));
+    w.assert_sound();
+}
