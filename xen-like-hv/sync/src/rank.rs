@@ -39,8 +39,10 @@ ranks! {
     DOMAIN_PAGES = 32;
     /// A domain's PCI configuration address, and the machine's registers while it uses them.
     PCI_CONFIG = 34;
-    /// PIRQ bindings and the interrupt controller.
+    /// PIRQ bindings.
     IRQ = 36;
+    /// The interrupt controller's registers.
+    IRQ_CONTROLLER = 38;
     /// Timers of one pcpu.
     TIMER = 40;
     /// A runqueue of one pcpu.
