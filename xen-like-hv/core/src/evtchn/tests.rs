@@ -474,3 +474,38 @@ proptest! {
         }
     }
 }
+
+/// Three domains from three CPUs at once: nothing blocks for ever, and the tables agree in the end.
+#[test]
+fn three_cpus_at_once_leave_the_tables_in_agreement() {
+    let t = Test::new();
+    let doms: Vec<Arc<Domain>> = t.doms.iter().map(|(d, _)| d.clone()).collect();
+    let (hv, m) = (&t.world.hv, t.m());
+    std::thread::scope(|scope| {
+        for cpu in 0..3_u32 {
+            let doms = &doms;
+            scope.spawn(move || {
+                let mut random = 0x9e37_79b9_u32.wrapping_mul(cpu + 1);
+                let mut next = |below: u32| {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (random >> 16) % below
+                };
+                for _ in 0..1000 {
+                    // Everybody acts for everybody, on the same few ports.
+                    let pick = |n: u32| &doms[usize::try_from(n).unwrap_or(0)];
+                    let (dom, other) = (pick(next(3)), pick(next(3)));
+                    let port = EvtchnPort::new(next(8));
+                    let _whatever = match next(7) {
+                        0 => super::alloc_unbound(dom, other.id).map(|_| ()),
+                        1 | 2 => super::bind_interdomain(hv, m, dom, other, port).map(|_| ()),
+                        3 => super::close(hv, m, dom, port),
+                        4 => super::send(hv, m, dom, port),
+                        5 => super::bind_vcpu(dom, port, pv_abi::ids::VcpuId::new(0)),
+                        _ => super::bind_virq(dom, next(4), pv_abi::ids::VcpuId::new(0)).map(|_| ()),
+                    };
+                }
+            });
+        }
+    });
+    t.audit();
+}

@@ -620,3 +620,62 @@ proptest! {
         t.audit();
     }
 }
+
+/// Two CPUs map, unmap and copy the same entries while the granter rewrites them: the counts agree in the end.
+#[test]
+fn several_cpus_on_one_entry_keep_the_counts() {
+    let t = Test::new();
+    let granter = t.guests[GRANTER].dom.clone();
+    let mapper = t.guests[MAPPER].dom.clone();
+    let (hv, m) = (&t.w.hv, t.m());
+    let claims = |cpu: u32| {
+        let mut random = 0x9e37_79b9_u32.wrapping_mul(cpu + 1);
+        let mut held = Vec::new();
+        for turn in 0..1000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let gref = pv_abi::ids::GrantRef::new(random >> 16 & 3);
+            let access = if random >> 20 & 1 == 0 {
+                super::active::Access::Read
+            } else {
+                super::active::Access::Write
+            };
+            let purpose = [super::active::Purpose::Device];
+            if turn % 3 == 2 {
+                if let Some((gref, access, mfn)) = held.pop() {
+                    let back = super::active::adopt(&hv.frames, mfn, access);
+                    super::active::release(m, &granter, gref, &purpose, access, back);
+                }
+            } else if let Ok(h) =
+                super::active::claim(&hv.frames, m, &granter, gref, mapper.id, &purpose, access)
+            {
+                held.push((gref, access, h.into_raw()));
+            }
+        }
+        for (gref, access, mfn) in held {
+            let back = super::active::adopt(&hv.frames, mfn, access);
+            super::active::release(m, &granter, gref, &[super::active::Purpose::Device], access, back);
+        }
+    };
+    std::thread::scope(|scope| {
+        for cpu in 0..3 {
+            let claims = &claims;
+            scope.spawn(move || claims(cpu));
+        }
+        scope.spawn(|| {
+            for turn in 0..5_000_usize {
+                // A granter without manners: it rewrites everything, marks of use included.
+                let flags = [PERMIT, PERMIT | READONLY, 0][turn % 3];
+                t.grant(GRANTER, turn % 4, flags, MAPPER_ID, t.guests[GRANTER].mfns[turn % 5]);
+            }
+        });
+    });
+    for gref in 0..4 {
+        t.grant(GRANTER, gref, 0, 0, Mfn::new(0));
+    }
+    t.audit();
+    for &mfn in &t.guests[GRANTER].mfns {
+        let page = t.w.hv.frames.get_page(mfn, granter.id).unwrap();
+        assert_eq!(page.info().count_info().count(), 2, "{mfn}: the allocator's reference and this one");
+        assert_eq!(page.info().type_info().count(), 0, "{mfn}: no writer is left");
+    }
+}
