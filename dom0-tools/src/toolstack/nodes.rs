@@ -72,6 +72,7 @@ pub(super) fn describe(store: &mut dyn Store, dom: DomId, config: &DomainConfig)
             ("device", ""),
             ("control", ""),
             ("control/platform-feature-multiprocessor-suspend", "1"),
+            ("control/platform-feature-xs_reset_watches", "1"),
         ],
     )?;
     for vcpu in 0..config.maxvcpus {
@@ -79,9 +80,15 @@ pub(super) fn describe(store: &mut dyn Store, dom: DomId, config: &DomainConfig)
         store.write(&format!("{home}/cpu/{vcpu}/availability"), state.as_bytes())?;
     }
     // What the guest itself writes: its answer to a shutdown request, what it can do, its own data.
-    for own in
-        ["control/shutdown", "control/feature-poweroff", "control/feature-reboot", "data", "drivers", "error"]
-    {
+    for own in [
+        "control/shutdown",
+        "control/feature-poweroff",
+        "control/feature-reboot",
+        "control/feature-suspend",
+        "data",
+        "drivers",
+        "error",
+    ] {
         let path = format!("{home}/{own}");
         store.mkdir(&path)?;
         store.set_perms(&path, (dom, Access::None), &[])?;
