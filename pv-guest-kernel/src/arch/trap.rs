@@ -3,9 +3,10 @@
 //! Every gate masks events at entry, so a handler runs with events masked and decides itself whether to open them. A
 //! trap taken in user mode does not run a handler: it ends the [`super::user::run`] that is under way.
 
+use core::sync::atomic::{AtomicPtr, Ordering};
+
 use super::stubs;
 use crate::hypercall::{self, raw};
-use crate::sync::IrqLock;
 
 /// The registers of whatever was interrupted, as the stubs lay them on the stack.
 ///
@@ -91,12 +92,22 @@ pub enum Handled {
 pub type TrapHandler = fn(&mut TrapFrame) -> Handled;
 
 const VECTORS: usize = 32;
-static HANDLERS: IrqLock<[Option<TrapHandler>; VECTORS]> = IrqLock::new([None; VECTORS]);
+/// Handlers as addresses, so that a trap takes no lock to find its own. Null: none.
+static HANDLERS: [AtomicPtr<()>; VECTORS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; VECTORS];
 
 /// Sets the handler of `vector` (below 32) and returns the one before.
 pub fn set_handler(vector: u8, handler: Option<TrapHandler>) -> Option<TrapHandler> {
-    let mut handlers = HANDLERS.lock();
-    handlers.get_mut(usize::from(vector)).and_then(|slot| core::mem::replace(slot, handler))
+    let address = handler.map_or(core::ptr::null_mut(), |handle| handle as *mut ());
+    let slot = HANDLERS.get(usize::from(vector))?;
+    as_handler(slot.swap(address, Ordering::AcqRel))
+}
+
+fn as_handler(address: *mut ()) -> Option<TrapHandler> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: only `set_handler` stores addresses, and those of such functions.
+    Some(unsafe { core::mem::transmute::<*mut (), TrapHandler>(address) })
 }
 
 /// Registers the trap table and the callbacks of this vcpu.
@@ -154,7 +165,8 @@ pub(super) extern "C" fn dispatch(frame: &mut TrapFrame) {
 }
 
 fn exception(frame: &mut TrapFrame) {
-    let handler = usize::try_from(frame.vector).ok().and_then(|v| *HANDLERS.lock().get(v)?);
+    let slot = usize::try_from(frame.vector).ok().and_then(|vector| HANDLERS.get(vector));
+    let handler = slot.and_then(|slot| as_handler(slot.load(Ordering::Acquire)));
     match handler.map(|handle| handle(frame)) {
         Some(Handled::Resume) => {}
         Some(Handled::No) | None => crate::panic::unhandled(frame),

@@ -18,7 +18,7 @@ impl Input {
         let backend = *BACKEND.lock();
         let channel = match backend {
             Backend::Hypervisor => event::bind_virq(VirqKind::Console, VcpuId::new(0))?,
-            Backend::Ring(ring) => event::adopt(ring.port()),
+            Backend::Ring(ring) => event::adopt(ring.port())?,
         };
         Ok(Self { channel })
     }

@@ -10,15 +10,14 @@ use pv_abi::evtchn::{
 use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
 
 use super::{Handler, Sink};
-use crate::hypercall::Result;
 use crate::hypercall::typed::evtchn;
-use crate::sync::IrqLock;
-use crate::task::Notify;
+use crate::hypercall::{Errno, Result};
+use crate::sync::Masked;
 
 /// A bound event channel. Dropping it closes the port, unless it was [adopted](adopt).
 pub struct EventChannel {
     port: EvtchnPort,
-    sink: Arc<Sink>,
+    sink: &'static Sink,
     close_on_drop: AtomicBool,
 }
 
@@ -30,19 +29,22 @@ pub(super) fn send(port: EvtchnPort) -> Result {
     evtchn(EvtchnSend { port: port.raw() }).map(drop)
 }
 
-fn bound(port: u32, vcpu: VcpuId) -> EventChannel {
-    let port = EvtchnPort::new(port);
-    let sink = Arc::new(Sink { handler: IrqLock::new(None), notify: Notify::new() });
-    super::register(port, vcpu, Arc::clone(&sink));
+/// Makes a port by `call` and takes possession of it. Events are masked meanwhile, so that one that comes in at once finds
+/// its owner.
+fn bind(vcpu: VcpuId, call: impl FnOnce() -> Result<u32>) -> Result<EventChannel> {
+    let _masked = Masked::new();
+    let port = EvtchnPort::new(call()?);
+    // The hypervisor has no ports beyond those of the table, as long as nobody asks for another ABI.
+    let sink = super::register(port, vcpu).ok_or(Errno::Range)?;
     let channel = EventChannel { port, sink, close_on_drop: AtomicBool::new(true) };
-    // An event may have come in before there was an owner.
+    // A port may still be masked from an earlier use.
     channel.unmask();
-    channel
+    Ok(channel)
 }
 
 /// A port that `remote` may connect to.
 pub fn alloc_unbound(remote: DomId) -> Result<EventChannel> {
-    alloc_unbound_for(DomId::SELF, remote).map(|port| bound(port.raw(), VcpuId::new(0)))
+    bind(VcpuId::new(0), || alloc_unbound_for(DomId::SELF, remote).map(EvtchnPort::raw))
 }
 
 /// Makes a port in `owner` that `remote` may connect to. For a toolstack; for oneself use [`alloc_unbound`].
@@ -58,32 +60,31 @@ pub fn bind_interdomain(remote: DomId, remote_port: EvtchnPort) -> Result<EventC
         remote_port: remote_port.raw(),
         ..EvtchnBindInterdomain::default()
     };
-    evtchn(argument).map(|done| bound(done.local_port, VcpuId::new(0)))
+    bind(VcpuId::new(0), || evtchn(argument).map(|done| done.local_port))
 }
 
 /// A port for a virtual interrupt line of `vcpu`. Lines that exist once per domain take vcpu 0.
 pub fn bind_virq(line: VirqKind, vcpu: VcpuId) -> Result<EventChannel> {
     let argument = EvtchnBindVirq { virq: line.raw(), vcpu: vcpu.raw(), port: 0 };
-    evtchn(argument).map(|done| bound(done.port, vcpu))
+    bind(vcpu, || evtchn(argument).map(|done| done.port))
 }
 
 /// A port that notifies `vcpu` when anybody in this domain sends to it.
 pub fn bind_ipi(vcpu: VcpuId) -> Result<EventChannel> {
-    evtchn(EvtchnBindIpi { vcpu: vcpu.raw(), port: 0 }).map(|done| bound(done.port, vcpu))
+    bind(vcpu, || evtchn(EvtchnBindIpi { vcpu: vcpu.raw(), port: 0 }).map(|done| done.port))
 }
 
 /// A port for a physical interrupt line.
 pub fn bind_pirq(pirq: u32, flags: BindPirqFlags) -> Result<EventChannel> {
     let argument = EvtchnBindPirq { pirq, flags: flags.bits(), port: 0 };
-    evtchn(argument).map(|done| bound(done.port, VcpuId::new(0)))
+    bind(VcpuId::new(0), || evtchn(argument).map(|done| done.port))
 }
 
 /// Takes over a port that exists already (start_info names two). It stays open when the channel is dropped.
-#[must_use]
-pub fn adopt(port: EvtchnPort) -> EventChannel {
-    let channel = bound(port.raw(), VcpuId::new(0));
+pub fn adopt(port: EvtchnPort) -> Result<EventChannel> {
+    let channel = bind(VcpuId::new(0), || Ok(port.raw()))?;
     channel.close_on_drop.store(false, Ordering::Relaxed);
-    channel
+    Ok(channel)
 }
 
 impl EventChannel {
@@ -163,7 +164,7 @@ impl EventChannel {
 
 impl Drop for EventChannel {
     fn drop(&mut self) {
-        super::unregister(self.port);
+        super::unregister(self.sink);
         if self.close_on_drop.load(Ordering::Relaxed) {
             let _ = evtchn(EvtchnClose { port: self.port.raw() });
         }

@@ -5,10 +5,10 @@
 //! bound to; keep them short.
 
 mod channel;
+mod sink;
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use pv_abi::ids::{EvtchnPort, VcpuId};
 use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
@@ -21,19 +21,24 @@ pub use channel::{
 use crate::shared;
 use crate::sync::IrqLock;
 use crate::task::Notify;
+use sink::OnceSink;
 
 /// Runs when an event arrives, with events masked.
 pub type Handler = Arc<dyn Fn(EvtchnPort) + Send + Sync>;
 
 const PORTS: usize = EVTCHN_2L_NR_CHANNELS as usize;
 
-/// What happens at a port. Shared by the table and the channel.
+/// What happens at a port.
 pub(crate) struct Sink {
     pub(crate) handler: IrqLock<Option<Handler>>,
     pub(crate) notify: Notify,
+    /// Whether a channel owns the port.
+    bound: AtomicBool,
 }
 
-static SINKS: IrqLock<Vec<Option<Arc<Sink>>>> = IrqLock::new(Vec::new());
+/// One for each port that was ever bound. They are made once and kept, so that the upcall needs no lock and no count to
+/// use one.
+static SINKS: [OnceSink; PORTS] = [const { OnceSink::new() }; PORTS];
 /// The vcpu that looks after each port. All vcpus see all pending bits; only the owner may take one.
 static OWNER: [AtomicU8; PORTS] = [const { AtomicU8::new(0) }; PORTS];
 static SPURIOUS: AtomicU64 = AtomicU64::new(0);
@@ -105,11 +110,14 @@ fn scan_word(word: u32) {
 }
 
 fn deliver(port: EvtchnPort) {
-    let sink = SINKS.lock().get(port.raw() as usize).cloned().flatten();
-    let Some(sink) = sink else {
+    let Some(sink) = SINKS.get(port.raw() as usize).and_then(OnceSink::get) else {
         SPURIOUS.fetch_add(1, Ordering::Relaxed);
         return;
     };
+    if !sink.bound.load(Ordering::Acquire) {
+        SPURIOUS.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
     let handler = sink.handler.lock().clone();
     if let Some(handler) = handler {
         handler(port);
@@ -117,32 +125,21 @@ fn deliver(port: EvtchnPort) {
     sink.notify.notify();
 }
 
-/// Makes `sink` the receiver of `port`.
-fn register(port: EvtchnPort, vcpu: VcpuId, sink: Arc<Sink>) {
-    let index = port.raw() as usize;
-    if index >= PORTS {
-        return;
-    }
+/// Takes possession of the sink of `port`, without a handler and with no event noted.
+fn register(port: EvtchnPort, vcpu: VcpuId) -> Option<&'static Sink> {
+    let sink = SINKS.get(port.raw() as usize)?.get_or_make();
     set_owner(port, vcpu);
-    let grow_to = {
-        let sinks = SINKS.lock();
-        (sinks.len() <= index).then_some((index + 64) & !63)
-    };
-    if let Some(length) = grow_to {
-        let mut bigger = Vec::with_capacity(length);
-        let mut sinks = SINKS.lock();
-        bigger.extend(sinks.drain(..));
-        bigger.resize(length.max(bigger.len()), None);
-        core::mem::swap(&mut *sinks, &mut bigger);
-        drop(sinks);
-    }
-    let old = SINKS.lock().get_mut(index).and_then(|slot| slot.replace(sink));
+    let old = sink.handler.lock().take();
     drop(old);
+    sink.notify.try_take();
+    sink.bound.store(true, Ordering::Release);
+    Some(sink)
 }
 
 /// Nobody receives events of `port` any more.
-fn unregister(port: EvtchnPort) {
-    let old = SINKS.lock().get_mut(port.raw() as usize).and_then(Option::take);
+fn unregister(sink: &Sink) {
+    sink.bound.store(false, Ordering::Release);
+    let old = sink.handler.lock().take();
     drop(old);
 }
 

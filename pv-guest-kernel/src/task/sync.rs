@@ -16,6 +16,8 @@ use crate::sync::IrqLock;
 #[derive(Default)]
 pub struct Notify {
     set: AtomicBool,
+    /// Whether `waiter` may hold somebody, so that nobody takes the lock in vain.
+    waiting: AtomicBool,
     waiter: IrqLock<Option<Waker>>,
 }
 
@@ -29,12 +31,17 @@ impl Notify {
     /// A flag that is not set.
     #[must_use]
     pub const fn new() -> Self {
-        Self { set: AtomicBool::new(false), waiter: IrqLock::new(None) }
+        Self { set: AtomicBool::new(false), waiting: AtomicBool::new(false), waiter: IrqLock::new(None) }
     }
 
     /// Sets the flag. Safe in event handlers: does not allocate.
     pub fn notify(&self) {
-        self.set.store(true, Ordering::Release);
+        // In `wait` the two accesses come in the other order: at least one side sees what the other did.
+        self.set.store(true, Ordering::SeqCst);
+        if !self.waiting.load(Ordering::SeqCst) {
+            return;
+        }
+        self.waiting.store(false, Ordering::Relaxed);
         let waiter = self.waiter.lock().take();
         if let Some(waker) = waiter {
             waker.wake();
@@ -43,7 +50,7 @@ impl Notify {
 
     /// Takes the flag if it is set.
     pub fn try_take(&self) -> bool {
-        self.set.swap(false, Ordering::AcqRel)
+        self.set.swap(false, Ordering::SeqCst)
     }
 
     /// Waits until the flag is set and takes it. One task at a time: a second waiter replaces the first.
@@ -54,6 +61,7 @@ impl Notify {
             }
             let old = self.waiter.lock().replace(cx.waker().clone());
             drop(old);
+            self.waiting.store(true, Ordering::SeqCst);
             // The flag may have been set between the look and the registration.
             if self.try_take() { Poll::Ready(()) } else { Poll::Pending }
         })

@@ -36,7 +36,7 @@ pub(super) fn start(context: &Context) -> Result<Link> {
     let ring = Rc::new(Ring {
         // SAFETY: the builder put the page into the first region, where it stays mapped; it is made of atomics.
         page: unsafe { &*page },
-        channel: event::adopt(EvtchnPort::new(info.store_evtchn)),
+        channel: event::adopt(EvtchnPort::new(info.store_evtchn))?,
         readable: Notify::new(),
         writable: Notify::new(),
     });

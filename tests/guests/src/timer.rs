@@ -18,7 +18,8 @@ pub fn take() -> Claim<EventChannel> {
         let known = call::call(Hypercall::EventChannelOp, args) == 0;
         let is_timer = status.status == EvtchnStat::Virq.raw() && status.u0 == VirqKind::Timer.raw();
         if known && is_timer && status.vcpu == 0 {
-            return Ok(event::adopt(EvtchnPort::new(port)));
+            return event::adopt(EvtchnPort::new(port))
+                .map_err(|_| Trouble::error("the timer's port cannot be taken over"));
         }
     }
     Err(Trouble::error("the timer has no port"))

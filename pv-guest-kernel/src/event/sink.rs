@@ -1,0 +1,31 @@
+//! Where the sinks of the ports are kept.
+
+use alloc::boxed::Box;
+
+use super::Sink;
+use crate::sync::IrqLock;
+use crate::task::Notify;
+use core::sync::atomic::AtomicBool;
+
+/// A place for a sink that is made when it is first needed and never goes away.
+pub(super) struct OnceSink(spin::Once<Box<Sink>>);
+
+impl OnceSink {
+    pub(super) const fn new() -> Self {
+        Self(spin::Once::new())
+    }
+
+    pub(super) fn get(&self) -> Option<&Sink> {
+        self.0.get().map(|sink| &**sink)
+    }
+
+    pub(super) fn get_or_make(&self) -> &Sink {
+        self.0.call_once(|| {
+            Box::new(Sink {
+                handler: IrqLock::new(None),
+                notify: Notify::new(),
+                bound: AtomicBool::new(false),
+            })
+        })
+    }
+}
