@@ -72,12 +72,9 @@ impl Output {
         for &byte in bytes {
             ring_place(self.written).store(byte, Ordering::Relaxed);
             self.written += 1;
-            if let Some(uart) = &self.uart {
-                if byte == b'\n' {
-                    uart.send(b'\r');
-                }
-                uart.send(byte);
-            }
+        }
+        if let Some(uart) = &self.uart {
+            uart.send(bytes);
         }
     }
 }
@@ -98,12 +95,7 @@ fn write_in_panic(parts: &[&[u8]]) {
         core::hint::spin_loop();
     }
     let uart = Uart::com1();
-    for &byte in parts.iter().copied().flatten() {
-        if byte == b'\n' {
-            uart.send(b'\r');
-        }
-        uart.send(byte);
-    }
+    parts.iter().for_each(|part| uart.send(part));
 }
 
 /// Copies what the ring keeps from byte number `from` on; returns the number of bytes copied and the number to go on

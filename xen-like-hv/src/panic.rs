@@ -1,12 +1,16 @@
 //! The end: tell what happened, stop the other pcpus, then halt or restart as told.
 
 use crate::arch::entry::trap;
+use crate::arch::mm::layout;
 use crate::arch::{backtrace, cpu::regs, irq, power, time};
 use crate::log::print_line;
 use crate::{console, percpu};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use hv_core::UserRegs;
 use hv_core::cmdline::{Options, PanicAction};
+
+/// Vector of the double fault.
+const DOUBLE_FAULT: u32 = 8;
 
 static IN_PROGRESS: AtomicBool = AtomicBool::new(false);
 static PANICKING_CPU: AtomicUsize = AtomicUsize::new(0);
@@ -72,6 +76,9 @@ pub(crate) fn exception(frame: &UserRegs, cr2: u64) -> ! {
     let name = trap::name(frame.entry_vector);
     print_line!("\nhv: panic on pcpu {}: {name}, error code {:#06x}", percpu::this_cpu(), frame.error_code);
     print_registers(frame, cr2);
+    if frame.entry_vector == DOUBLE_FAULT && layout::is_stack_guard(cr2) {
+        print_line!("hv:   the stack has overflowed");
+    }
     if frame.cs & 3 == 0 {
         print_address(frame.rip);
         print_trace(frame.rbp);

@@ -9,6 +9,8 @@ pub(crate) const COM1: u16 = 0x3f8;
 /// Its ISA interrupt.
 pub(crate) const COM1_IRQ: u8 = 4;
 
+/// Bytes the transmitter takes when its holding register is empty.
+const FIFO_BYTES: u32 = 16;
 /// Turns of the wait for the transmitter; a port that never gets ready is given up for that byte.
 const PATIENCE: u32 = 200_000;
 
@@ -77,14 +79,30 @@ impl Uart {
         self.interrupt_enable.write(1);
     }
 
-    /// Sends one byte, waiting for the transmitter within reason.
-    pub(crate) fn send(&self, byte: u8) {
-        for _ in 0..PATIENCE {
-            if self.line_status.read() & LINE_TRANSMIT_EMPTY != 0 {
-                break;
+    /// Sends bytes, a carriage return before each line feed, waiting for the transmitter within reason.
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        let mut room = 0;
+        for &byte in bytes {
+            if byte == b'\n' {
+                self.send_byte(b'\r', &mut room);
             }
-            core::hint::spin_loop();
+            self.send_byte(byte, &mut room);
         }
+    }
+
+    /// Sends a byte; `room` is what the transmitter's FIFO is known to have left, so that its status, which costs an exit
+    /// to an emulator's device model, is asked for once in [`FIFO_BYTES`].
+    fn send_byte(&self, byte: u8, room: &mut u32) {
+        if *room == 0 {
+            for _ in 0..PATIENCE {
+                if self.line_status.read() & LINE_TRANSMIT_EMPTY != 0 {
+                    break;
+                }
+                core::hint::spin_loop();
+            }
+            *room = FIFO_BYTES;
+        }
+        *room -= 1;
         self.data.write(byte);
     }
 

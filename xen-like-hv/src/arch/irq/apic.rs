@@ -17,6 +17,7 @@ const BASE_ENABLE: u64 = 1 << 11;
 const BASE_X2APIC: u64 = 1 << 10;
 
 const ID: u32 = 0x02;
+const VERSION: u32 = 0x03;
 const TASK_PRIORITY: u32 = 0x08;
 const EOI: u32 = 0x0b;
 const DESTINATION_FORMAT: u32 = 0x0e;
@@ -103,8 +104,13 @@ pub(crate) fn enable() {
         write(DESTINATION_FORMAT, u32::MAX);
     }
     write(TASK_PRIORITY, 0);
-    for register in [LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0] {
-        write(register, MASKED);
+    // In x2APIC mode a write to an entry that is not there faults. Entries are counted from 0; the fifth is that of the
+    // performance counters, the sixth the thermal sensor's.
+    let last_entry = read(VERSION) >> 16 & 0xff;
+    for (number, register) in [(0, LVT_TIMER), (1, LVT_LINT0), (4, LVT_PERFORMANCE), (5, LVT_THERMAL)] {
+        if number <= last_entry {
+            write(register, MASKED);
+        }
     }
     write(LVT_LINT1, DELIVERY_NMI);
     write(LVT_ERROR, vectors::ERROR);

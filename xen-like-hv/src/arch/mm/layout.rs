@@ -77,3 +77,9 @@ pub(crate) const fn direct_map(at: u64) -> u64 {
 pub(crate) const fn image_to_machine(address: u64) -> u64 {
     address - IMAGE_BASE
 }
+
+/// Whether an address lies in the guard pages below a primary stack.
+pub(crate) const fn is_stack_guard(address: u64) -> bool {
+    let page = (address & (STACK_SIZE - 1)) / PAGE;
+    address >= STACKS_BASE && page >= stack_pages::DEBUG.end && page < stack_pages::PRIMARY.start
+}
