@@ -43,6 +43,8 @@ ranks! {
     IRQ = 36;
     /// The interrupt controller's registers.
     IRQ_CONTROLLER = 38;
+    /// The registers of the interrupt controllers; interrupt handlers take it too.
+    IO_APIC = 38;
     /// Timers of one pcpu.
     TIMER = 40;
     /// A runqueue of one pcpu.

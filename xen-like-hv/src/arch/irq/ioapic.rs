@@ -28,8 +28,10 @@ struct Controller {
     pins: u32,
 }
 
-static CONTROLLERS: SpinLock<Bounded<Controller, 16>> =
-    SpinLock::new(rank::IRQ_CONTROLLER, Bounded::new(Controller { at: 0, registers: 0, gsi_base: 0, pins: 0 }));
+static CONTROLLERS: SpinLock<Bounded<Controller, 16>> = SpinLock::new(
+    rank::IRQ_CONTROLLER,
+    Bounded::new(Controller { at: 0, registers: 0, gsi_base: 0, pins: 0 }),
+);
 
 /// The vector of each interrupt, 0 for none, and the interrupt of each vector; bits of what each is.
 static VECTOR: [AtomicU8; MAX_GSIS as usize] = [const { AtomicU8::new(0) }; MAX_GSIS as usize];
