@@ -214,6 +214,7 @@ impl FrameTable {
     }
 
     /// What is known of a frame.
+    #[inline]
     pub(crate) fn info(&self, mfn: Mfn) -> Option<&'static PageInfo> {
         self.pages.get(usize::try_from(mfn.raw()).ok()?)
     }
@@ -539,6 +540,7 @@ impl FrameTable {
         Ok(WritableRef::new(page))
     }
 
+    #[inline]
     pub(crate) fn get_writable_type(&self, m: &(impl Tlb + Cpu), page: &PageInfo) -> Result<(), FrameError> {
         loop {
             match types::get(page, PageType::Writable) {
@@ -580,6 +582,7 @@ impl FrameTable {
     }
 
     /// Gives up a general reference.
+    #[inline]
     pub(crate) fn put_raw(&self, mfn: Mfn, page: &PageInfo) {
         let mut now = page.count_info();
         loop {
@@ -595,6 +598,7 @@ impl FrameTable {
     }
 
     /// The last reference is gone: nobody can find the frame any more.
+    #[cold]
     fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
         let ty = page.type_info();
         assert!(ty.count() == 0, "{mfn} freed while in use: {ty:?}");

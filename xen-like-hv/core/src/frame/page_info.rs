@@ -265,6 +265,7 @@ impl PageInfo {
         }
     }
 
+    #[inline]
     pub(crate) fn count_info(&self) -> CountInfo {
         CountInfo(self.count_info.load(Acquire))
     }
@@ -275,10 +276,12 @@ impl PageInfo {
     }
 
     /// Replaces the count word if it still reads `old`.
+    #[inline]
     pub(crate) fn swap_count_info(&self, old: CountInfo, new: CountInfo) -> Result<(), CountInfo> {
         self.count_info.compare_exchange_weak(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(CountInfo)
     }
 
+    #[inline]
     pub(crate) fn type_info(&self) -> TypeInfo {
         TypeInfo(self.type_info.load(Acquire))
     }
@@ -289,16 +292,19 @@ impl PageInfo {
     }
 
     /// Replaces the type word if it still reads `old`.
+    #[inline]
     pub(crate) fn swap_type_info(&self, old: TypeInfo, new: TypeInfo) -> Result<(), TypeInfo> {
         self.type_info.compare_exchange_weak(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(TypeInfo)
     }
 
+    #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         self.stamp.load(Acquire)
     }
 
     /// Notes that a mapping ended. The clock was read after its PTE was cleared by a locked instruction; the greatest
     /// reading stays, whoever stores last (XSA-241).
+    #[inline]
     pub(crate) fn note_unmapped(&self, clock: u64) {
         if self.stamp.load(Relaxed) < clock {
             self.stamp.fetch_max(clock, AcqRel);

@@ -20,22 +20,26 @@ pub struct PageRef<'t> {
 impl PageRef<'_> {
     /// The frame.
     #[must_use]
+    #[inline]
     pub fn mfn(&self) -> Mfn {
         self.mfn
     }
 
     /// What is known of it.
+    #[inline]
     pub(crate) fn info(&self) -> &'static PageInfo {
         self.page
     }
 
     /// Takes the reference out of the token: a PTE or a record owns it now, and [`FrameTable::adopt`] brings it back.
+    #[inline]
     pub fn into_raw(self) -> Mfn {
         ManuallyDrop::new(self).mfn
     }
 }
 
 impl Drop for PageRef<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.table.put_raw(self.mfn, self.page);
     }
@@ -62,17 +66,20 @@ impl<'t> WritableRef<'t> {
 
     /// The frame.
     #[must_use]
+    #[inline]
     pub fn mfn(&self) -> Mfn {
         self.page.mfn
     }
 
     /// Takes both references out of the token; [`FrameTable::adopt_writable`] brings them back.
+    #[inline]
     pub fn into_raw(self) -> Mfn {
         ManuallyDrop::new(self).page.mfn
     }
 }
 
 impl Drop for WritableRef<'_> {
+    #[inline]
     fn drop(&mut self) {
         let (table, page, mfn) = (self.page.table, self.page.page, self.page.mfn);
         let types::TypePut::Done = types::put(page) else {

@@ -47,6 +47,7 @@ pub(crate) enum TypePut {
 ///
 /// # Errors
 /// See [`TypeRefused`]. `Busy` may be tried again.
+#[inline]
 pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused> {
     let mut now = page.type_info();
     loop {
@@ -58,6 +59,7 @@ pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused>
     }
 }
 
+#[inline]
 fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRefused> {
     if now.count() == 0 {
         let claimed = TypeInfo::of(ty, 1);
@@ -96,6 +98,7 @@ pub(crate) fn retire(page: &PageInfo) {
 
 /// Gives up a type reference. Waits while the frame's lock holds the only other one: the lock's release devalidates
 /// nothing (XSA-242).
+#[inline]
 pub(crate) fn put(page: &PageInfo) -> TypePut {
     let mut now = page.type_info();
     loop {
@@ -121,6 +124,7 @@ pub(crate) fn put(page: &PageInfo) -> TypePut {
 }
 
 /// Locks a page table in use, with a type reference; waits for another holder. `None` where it is no table in use.
+#[inline]
 pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
     let mut now = page.type_info();
     loop {
@@ -141,6 +145,7 @@ pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
 }
 
 /// Unlocks. There is another type reference: [`put`] waits for the lock rather than drop it.
+#[inline]
 pub(crate) fn unlock(page: &PageInfo) {
     let mut now = page.type_info();
     loop {

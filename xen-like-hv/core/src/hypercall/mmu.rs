@@ -196,21 +196,36 @@ pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
             Ok(n) => n,
             Err(e) => return call.end(cx, Err(e), done),
         };
-        for request in batch.iter().take(n) {
-            match one_update(cx, &update, request) {
-                Ok(()) => done += 1,
-                Err(TableError::Again) => return Err(call.restart(cx, args, done, 16)),
-                Err(TableError::Errno(e)) => return call.end(cx, Err(e), done),
-            }
-            if Pt::of(cx).settle().is_err() {
-                break;
-            }
+        match run_batch(cx, &update, batch.get(..n).unwrap_or(&batch), &mut done) {
+            Ok(()) => {}
+            Err(TableError::Again) => return Err(call.restart(cx, args, done, 16)),
+            Err(TableError::Errno(e)) => return call.end(cx, Err(e), done),
         }
-        if done < call.count && (!cx.vcpu.mm.pending.is_empty() || cx.m.preempt_pending()) {
+        if done < call.count && cx.m.preempt_pending() {
             return Err(call.restart(cx, args, done, 16));
         }
     }
     call.end(cx, Ok(()), done)
+}
+
+/// Carries out the entries of a batch and counts those done. Consecutive entries of one table lock it once.
+fn run_batch<M: Machine>(
+    cx: &Cx<'_, M>,
+    update: &Update,
+    batch: &[MmuUpdate],
+    done: &mut u32,
+) -> Result<(), TableError> {
+    let mut table = None;
+    for request in batch {
+        one_update(cx, update, request, &mut table)?;
+        *done += 1;
+        if !cx.vcpu.mm.pending.is_empty() {
+            // Giving a table back may wait for its lock: not while it is held here.
+            table = None;
+            Pt::of(cx).settle()?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the next entries, fewer where a page of the list is missing.
@@ -229,16 +244,21 @@ fn read_batch<M: Machine>(
     Ok(1)
 }
 
-fn one_update<M: Machine>(cx: &Cx<'_, M>, update: &Update, request: &MmuUpdate) -> Result<(), TableError> {
+#[inline]
+fn one_update<'a, M: Machine>(
+    cx: &Cx<'a, M>,
+    update: &Update,
+    request: &MmuUpdate,
+    table: &mut Option<LockedTable<'a>>,
+) -> Result<(), TableError> {
     let command = u32::try_from(request.ptr & MMU_UPDATE_CMD_MASK).ok().and_then(MmuUpdateCmd::from_raw);
     let address = MachAddr::new(request.ptr & !MMU_UPDATE_CMD_MASK);
-    match command.ok_or(Errno::NoSys)? {
-        MmuUpdateCmd::NormalPtUpdate | MmuUpdateCmd::PtUpdateNoTranslate => {
-            pt_update(cx, update, address, request.val, Store::Replace)
-        }
-        MmuUpdateCmd::PtUpdatePreserveAd => pt_update(cx, update, address, request.val, Store::PreserveAd),
-        MmuUpdateCmd::MachphysUpdate => Ok(machphys_update(cx, update, address.mfn(), request.val)?),
-    }
+    let how = match command.ok_or(Errno::NoSys)? {
+        MmuUpdateCmd::NormalPtUpdate | MmuUpdateCmd::PtUpdateNoTranslate => Store::Replace,
+        MmuUpdateCmd::PtUpdatePreserveAd => Store::PreserveAd,
+        MmuUpdateCmd::MachphysUpdate => return Ok(machphys_update(cx, update, address.mfn(), request.val)?),
+    };
+    pt_update(cx, update, address, request.val, how, table)
 }
 
 /// Changes the machine-to-physical entry of a frame of the named domain.
@@ -248,30 +268,38 @@ fn machphys_update<M: Machine>(cx: &Cx<'_, M>, update: &Update, mfn: Mfn, pfn: u
     Ok(())
 }
 
-fn pt_update<M: Machine>(
-    cx: &Cx<'_, M>,
+#[inline]
+fn pt_update<'a, M: Machine>(
+    cx: &Cx<'a, M>,
     update: &Update,
     address: MachAddr,
     value: u64,
     how: Store,
+    cached: &mut Option<LockedTable<'a>>,
 ) -> Result<(), TableError> {
     let frames = &cx.hv.frames;
     let index = entry_index(address)?;
-    let page = frames.get_page(address.mfn(), update.tables_of).map_err(Errno::from)?;
-    let table = match LockedTable::lock(page) {
-        Ok(table) => table,
-        Err(page) => return Ok(plain_write(frames, cx.m, page, index, value)?),
-    };
+    let mfn = address.mfn();
+    if cached.as_ref().is_none_or(|t| t.mfn() != mfn) {
+        // One lock at a time: two CPUs could want two tables in opposite order.
+        *cached = None;
+        let page = frames.get_page(mfn, update.tables_of).map_err(Errno::from)?;
+        match LockedTable::lock(page) {
+            Ok(table) => *cached = Some(table),
+            Err(page) => return Ok(plain_write(frames, cx.m, page, index, value)?),
+        }
+    }
+    let table = cached.as_ref().ok_or(Errno::Inval)?;
     let new = Pte::from_raw(value);
     if table.level() == Level::L1 {
-        let word = cx.m.words(table.mfn()).get(index).ok_or(Errno::Inval)?;
+        let word = cx.m.words(mfn).get(index).ok_or(Errno::Inval)?;
         return Ok(update_l1(frames, cx.m, word, new, update.rights, how)?);
     }
     if !update.is_own() {
         return Err(TableError::Errno(Errno::Inval));
     }
     let (owner, devices) = (update.tables_of, update.rights.devices);
-    Pt::of(cx).update_upper(&table, index, new, owner, devices, how)
+    Pt::of(cx).update_upper(table, index, new, owner, devices, how)
 }
 
 /// A write to a frame that is no table in use: allowed where a writable mapping would be.

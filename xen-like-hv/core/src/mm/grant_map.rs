@@ -110,6 +110,7 @@ fn lock_entry<'a, M: Machine>(cx: &Cx<'a, M>, at: HostAddress) -> Result<(Locked
 }
 
 /// The index of the entry at a machine address, which must be that of a whole entry.
+#[inline]
 pub(crate) fn entry_index(maddr: MachAddr) -> Result<usize, Errno> {
     if !maddr.offset().is_multiple_of(8) {
         return Err(Errno::Inval);

@@ -25,6 +25,7 @@ pub struct Rights {
 ///
 /// # Errors
 /// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device.
+#[inline]
 pub(crate) fn get(frames: &FrameTable, m: &(impl Tlb + Cpu), pte: Pte, rights: Rights) -> Result<(), Errno> {
     pte_rules::check_l1_flags(pte)?;
     let page = match frames.get_page(pte.mfn(), rights.frames_of) {
@@ -54,12 +55,14 @@ fn get_device(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno
 }
 
 /// The frame to which a present entry owns references; `None` for a device.
+#[inline]
 pub(crate) fn referenced(frames: &FrameTable, pte: Pte) -> Option<&'static PageInfo> {
     frames.info(pte.mfn()).filter(|page| page.count_info().state() != FrameState::Device)
 }
 
 /// Gives up what a former L1 entry owned. `clock` was read after the entry could no longer be used for a new
 /// translation.
+#[inline]
 pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
     if !pte.is_present() {
         return;
@@ -73,6 +76,7 @@ pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
 }
 
 /// Gives up the writable type reference of an entry that stays, read-only.
+#[inline]
 pub(crate) fn put_writable(mfn: Mfn, page: &PageInfo) {
     match types::put(page) {
         types::TypePut::Done => {}

@@ -42,6 +42,7 @@ pub fn is_guest_slot(level: Level, index: usize) -> bool {
 ///
 /// # Errors
 /// `EINVAL`.
+#[inline]
 pub fn check_absent(pte: Pte, level: Level, ram_end: Mfn) -> Result<(), Errno> {
     let mfn = pte.mfn();
     if pte.raw() == 0 || (mfn.raw() == 0 && level == Level::L1) {
@@ -55,6 +56,7 @@ pub fn check_absent(pte: Pte, level: Level, ram_end: Mfn) -> Result<(), Errno> {
 ///
 /// # Errors
 /// `EINVAL`.
+#[inline]
 pub fn check_l1_flags(pte: Pte) -> Result<(), Errno> {
     check_flags(pte, COMMON.union(PteFlags::GLOBAL).union(CACHE_FLAGS))
 }
@@ -67,6 +69,7 @@ pub fn check_upper_flags(pte: Pte) -> Result<(), Errno> {
     check_flags(pte, COMMON)
 }
 
+#[inline]
 fn check_flags(pte: Pte, allowed: PteFlags) -> Result<(), Errno> {
     if allowed.contains(pte.flags()) { Ok(()) } else { Err(Errno::Inval) }
 }
@@ -74,6 +77,7 @@ fn check_flags(pte: Pte, allowed: PteFlags) -> Result<(), Errno> {
 /// The entry as it goes into the table: guests run at ring 3, so every present entry is a user's; an L1 entry that the
 /// guest meant for its kernel is marked.
 #[must_use]
+#[inline]
 pub fn adjust(pte: Pte, level: Level) -> Pte {
     if !pte.is_present() {
         return pte;
@@ -95,6 +99,7 @@ pub fn adjust(pte: Pte, level: Level) -> Pte {
 /// Whether `new` may replace `old` without a look at the frame: the same frame, both present, and a difference in
 /// harmless flags alone.
 #[must_use]
+#[inline]
 pub fn differs_harmlessly(old: Pte, new: Pte) -> bool {
     let harmless = HARMLESS.bits();
     (old.raw() ^ new.raw()) & !harmless == 0 && new.is_present()

@@ -40,13 +40,42 @@ type Frame = (usize, usize);
 
 #[derive(Clone, Debug)]
 enum Step {
-    Update { table: usize, index: usize, target: Frame, flags: usize, clear: bool, foreign: bool },
-    Poke { frame: usize, index: usize, target: usize },
-    Ext { cmd: usize, frame: Frame },
-    VaMapping { va: u64, target: Frame, flags: usize },
-    Grant { va: u64, target: Frame, write: bool, remove: bool },
-    Decrease { frame: usize },
-    Tree { base: usize },
+    Update {
+        table: usize,
+        index: usize,
+        target: Frame,
+        flags: usize,
+        clear: bool,
+        foreign: bool,
+    },
+    /// Several updates of own tables in one call.
+    Batch(Vec<(usize, usize, Frame, usize)>),
+    Poke {
+        frame: usize,
+        index: usize,
+        target: usize,
+    },
+    Ext {
+        cmd: usize,
+        frame: Frame,
+    },
+    VaMapping {
+        va: u64,
+        target: Frame,
+        flags: usize,
+    },
+    Grant {
+        va: u64,
+        target: Frame,
+        write: bool,
+        remove: bool,
+    },
+    Decrease {
+        frame: usize,
+    },
+    Tree {
+        base: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +102,8 @@ fn step() -> impl Strategy<Value = Step> {
                 table, index, target, flags, clear: clear && foreign, foreign: foreign && !clear
             }
         ),
+        4 => proptest::collection::vec((0..FRAMES, 0..INDICES.len(), frame(), 0..FLAGS.len() + 4), 1..6)
+            .prop_map(Step::Batch),
         3 => (0..FRAMES, 0..INDICES.len(), 0..FRAMES)
             .prop_map(|(frame, index, target)| Step::Poke { frame, index, target }),
         6 => (0..COMMANDS.len(), frame()).prop_map(|(cmd, frame)| Step::Ext { cmd, frame }),
@@ -124,7 +155,28 @@ impl World {
     fn make(&self, mv: &Move) {
         let who = mv.who;
         let own = |n: usize| self.guests[who].mfns[n];
-        match mv.step {
+        match &mv.step {
+            Step::Batch(updates) => {
+                let updates: Vec<_> = updates
+                    .iter()
+                    .map(|(table, index, target, flags)| MmuUpdate {
+                        ptr: (own(*table).raw() << 12) + INDICES[*index] * 8,
+                        val: FLAGS.get(*flags).map_or(0, |f| pte(self.named(who, *target), *f)),
+                    })
+                    .collect();
+                self.put_args(updates.as_slice().as_bytes());
+                let n = u64::try_from(updates.len()).unwrap();
+                self.attempt(mv, [ARGS, n, 0, SELF, 0, 0], mmu::mmu_update);
+            }
+            step => self.make_one(mv, step),
+        }
+    }
+
+    fn make_one(&self, mv: &Move, step: &Step) {
+        let who = mv.who;
+        let own = |n: usize| self.guests[who].mfns[n];
+        match *step {
+            Step::Batch(_) => {}
             Step::Update { table, index, target, flags, clear, foreign } => {
                 let value = if clear { 0 } else { pte(self.named(who, target), FLAGS[flags]) };
                 let ptr = (own(table).raw() << 12) + INDICES[index] * 8 + if foreign { 2 } else { 0 };

@@ -47,6 +47,7 @@ impl<'t> LockedTable<'t> {
     ///
     /// # Errors
     /// The frame, where it is no table in use.
+    #[inline]
     pub fn lock(page: PageRef<'t>) -> Result<Self, PageRef<'t>> {
         match types::lock(page.info()) {
             Some(level) => Ok(Self { page, level }),
@@ -56,12 +57,14 @@ impl<'t> LockedTable<'t> {
 
     /// Its level.
     #[must_use]
+    #[inline]
     pub fn level(&self) -> Level {
         self.level
     }
 
     /// Its frame.
     #[must_use]
+    #[inline]
     pub fn mfn(&self) -> Mfn {
         self.page.mfn()
     }
