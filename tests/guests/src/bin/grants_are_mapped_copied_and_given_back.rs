@@ -1,7 +1,6 @@
 //! A domain grants frames to itself, maps them at an address and in an entry, copies from and to them, and gets them back.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-use pv_abi::evtchn::{EvtchnAllocUnbound, EvtchnOp, EvtchnStatus};
 use pv_abi::grant::{
     GntcopyFlags, GntmapFlags, GnttabCopy, GnttabCopyPtr, GnttabMapGrantRef, GnttabOp, GnttabUnmapGrantRef,
 };
@@ -17,18 +16,8 @@ test_guests::claim!(grants_are_mapped_copied_and_given_back);
 
 const PAGES: usize = 40;
 
-fn own_domain() -> Claim<DomId> {
-    let own = DomId::SELF.raw();
-    let event = |op: EvtchnOp, at: u64| call::call(Hypercall::EventChannelOp, [u64::from(op.raw()), at]);
-    let mut alloc = EvtchnAllocUnbound { dom: own, remote_dom: own, port: 0 };
-    call::granted("alloc_unbound", event(EvtchnOp::AllocUnbound, call::address_mut(&mut alloc)))?;
-    let mut status = EvtchnStatus { dom: own, port: alloc.port, ..EvtchnStatus::default() };
-    call::granted("status", event(EvtchnOp::Status, call::address_mut(&mut status)))?;
-    Ok(DomId::new(u16::try_from(status.u0 & 0xffff).map_err(|_| Trouble::error("no domain id"))?))
-}
-
 fn grants_are_mapped_copied_and_given_back(_: &'static Context) -> Claim {
-    let me = own_domain()?;
+    let me = test_guests::own_domain()?;
     let mut granted = GrantedPages::new(me, PAGES, Access::ReadWrite)?;
     // More than one batch of unmaps, twice, so that handles come back.
     for round in 1..3_u8 {

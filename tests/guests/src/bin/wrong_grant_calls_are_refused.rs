@@ -1,7 +1,6 @@
 //! Each wrong use of a grant answers the ABI's status, and leaves nothing in use.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
-use pv_abi::evtchn::{EvtchnAllocUnbound, EvtchnOp, EvtchnStatus};
 use pv_abi::grant::{
     GntcopyFlags, GntmapFlags, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef, GnttabOp,
     GnttabQuerySize, GnttabSetupTable, GnttabUnmapGrantRef, GrantStatus,
@@ -37,17 +36,6 @@ fn expect(what: &str, status: i16, wanted: GrantStatus) -> Claim {
     Ok(())
 }
 
-/// This domain's own number: what a port says that was left for "self".
-fn own_domain() -> Claim<u16> {
-    let own = DomId::SELF.raw();
-    let event = |op: EvtchnOp, at: u64| call::call(Hypercall::EventChannelOp, [u64::from(op.raw()), at]);
-    let mut alloc = EvtchnAllocUnbound { dom: own, remote_dom: own, port: 0 };
-    call::granted("alloc_unbound", event(EvtchnOp::AllocUnbound, call::address_mut(&mut alloc)))?;
-    let mut status = EvtchnStatus { dom: own, port: alloc.port, ..EvtchnStatus::default() };
-    call::granted("status", event(EvtchnOp::Status, call::address_mut(&mut status)))?;
-    u16::try_from(status.u0 & 0xffff).map_err(|_| Trouble::error("no domain id"))
-}
-
 struct Trial {
     me: u16,
     gref: u32,
@@ -81,7 +69,7 @@ impl Trial {
 }
 
 fn wrong_grant_calls_are_refused(_: &'static Context) -> Claim {
-    let me = own_domain()?;
+    let me = test_guests::own_domain()?.raw();
     let granted = GrantedPages::new(DomId::new(me), 1, Access::ReadWrite)?;
     let readonly = GrantedPages::new(DomId::new(me), 1, Access::Read)?;
     let own = Pages::new(1).ok_or(Trouble::error("no memory"))?;
