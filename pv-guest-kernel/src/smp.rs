@@ -15,7 +15,7 @@ use pv_abi::vcpu::VcpuOp;
 use crate::arch::percpu::MAX_VCPUS;
 use crate::arch::{KERNEL_CS, KERNEL_SS, percpu, trap};
 use crate::hypercall::{self, Errno, Result, typed};
-use crate::memory::{Pages, table};
+use crate::memory::{PAGE_SIZE, Pages, table};
 
 /// Pages of a vcpu's stack, a guard page below not counted.
 const STACK_PAGES: usize = 16;
@@ -51,11 +51,11 @@ pub fn online_count() -> u32 {
 pub fn start(vcpu: VcpuId, body: impl FnOnce() + Send + 'static) -> Result {
     let area = percpu::prepare(vcpu.raw()).filter(|_| vcpu.raw() != 0).ok_or(Errno::Inval)?;
     crate::event::init_boot_vcpu_ipi()?;
-    let stack_top = new_stack(STACK_PAGES)?;
-    let trap_stack_top = new_stack(TRAP_STACK_PAGES)?;
+    let stack = Stack::new(STACK_PAGES)?;
+    let trap_stack = Stack::new(TRAP_STACK_PAGES)?;
     // A thin pointer to the closure travels in a register.
     let body: *mut Body = Box::into_raw(Box::new(Box::new(body)));
-    let mut context = first_context(stack_top, trap_stack_top, area, body);
+    let mut context = first_context(stack.top(), trap_stack.top(), area, body);
     // SAFETY: the context is a whole one, and stacks and closure belong to that vcpu from now on.
     let initialised = unsafe { hypercall::vcpu_op(VcpuOp::Initialise, vcpu.raw(), &raw mut *context) };
     if let Err(error) = initialised {
@@ -63,16 +63,29 @@ pub fn start(vcpu: VcpuId, body: impl FnOnce() + Send + 'static) -> Result {
         drop(unsafe { Box::from_raw(body) });
         return Err(error);
     }
+    stack.give_away()?;
+    trap_stack.give_away()?;
     typed::vcpu_up(vcpu)
 }
 
-/// A stack that is never freed, with a guard page below it; its top.
-fn new_stack(pages: usize) -> Result<u64> {
-    let stack = Pages::new(pages + 1).ok_or(Errno::NoMem)?;
-    let (bottom, top) = (stack.va(), stack.va() + ((pages + 1) * crate::memory::PAGE_SIZE) as u64);
-    core::mem::forget(stack);
-    table::unmap_for_ever(bottom)?;
-    Ok(top)
+/// A stack in the making, with a page below it that becomes a guard.
+struct Stack(Pages);
+
+impl Stack {
+    fn new(pages: usize) -> Result<Self> {
+        Pages::new(pages + 1).map(Self).ok_or(Errno::NoMem)
+    }
+
+    fn top(&self) -> u64 {
+        self.0.va() + (self.0.count() * PAGE_SIZE) as u64
+    }
+
+    /// The stack is a vcpu's from now on and is never freed.
+    fn give_away(self) -> Result {
+        let bottom = self.0.va();
+        core::mem::forget(self);
+        table::unmap_for_ever(bottom)
+    }
 }
 
 fn first_context(stack: u64, trap_stack: u64, gs_base: u64, body: *mut Body) -> Box<VcpuGuestContext> {

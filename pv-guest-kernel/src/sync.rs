@@ -1,5 +1,6 @@
 //! A lock that is safe against the kernel's own event handlers.
 
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -34,15 +35,19 @@ pub struct IrqGuard<'a, T: ?Sized> {
 }
 
 /// Events are masked on this vcpu as long as this value lives (if they were not before).
+///
+/// Several may live at a time and end in any order: the vcpu counts them, and the last one opens events again.
 pub struct Masked {
-    was_masked: bool,
+    _not_elsewhere: PhantomData<*const ()>,
 }
 
 impl Masked {
     /// Masks events.
     #[must_use]
     pub fn new() -> Self {
-        Self { was_masked: crate::event::mask() }
+        let was_masked = crate::event::mask();
+        crate::arch::percpu::enter_masked(was_masked);
+        Self { _not_elsewhere: PhantomData }
     }
 }
 
@@ -54,7 +59,7 @@ impl Default for Masked {
 
 impl Drop for Masked {
     fn drop(&mut self) {
-        if !self.was_masked {
+        if crate::arch::percpu::leave_masked() {
             crate::event::unmask();
         }
     }

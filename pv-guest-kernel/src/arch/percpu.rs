@@ -2,7 +2,7 @@
 //!
 //! The hypervisor swaps the GS bases of user and kernel mode itself, so in the kernel GS always leads here.
 
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::trap::TrapFrame;
 
@@ -14,6 +14,10 @@ pub const MAX_VCPUS: usize = 32;
 pub(crate) struct PerVcpu {
     /// Number of the vcpu. At offset 0: `vcpu_id` reads it through GS.
     id: AtomicU32,
+    /// How many [`crate::sync::Masked`] live.
+    masked_depth: AtomicU32,
+    /// Whether events were masked before the first of them.
+    masked_before: AtomicBool,
     /// Stack pointer of the `user_enter` under way; 0 if there is none.
     pub(super) user_rsp: AtomicU64,
     /// Where the registers of user mode go when it ends.
@@ -24,6 +28,8 @@ impl PerVcpu {
     const fn new() -> Self {
         Self {
             id: AtomicU32::new(0),
+            masked_depth: AtomicU32::new(0),
+            masked_before: AtomicBool::new(false),
             user_rsp: AtomicU64::new(0),
             user_frame: AtomicPtr::new(core::ptr::null_mut()),
         }
@@ -61,4 +67,24 @@ pub fn vcpu_index() -> usize {
 /// The area of this vcpu.
 pub(super) fn current() -> &'static PerVcpu {
     &AREAS[vcpu_index()]
+}
+
+/// Notes that events have been masked for one more reason. Runs with events masked, so nothing comes between.
+#[inline]
+pub(crate) fn enter_masked(was_masked: bool) {
+    let area = current();
+    let depth = area.masked_depth.load(Ordering::Relaxed);
+    if depth == 0 {
+        area.masked_before.store(was_masked, Ordering::Relaxed);
+    }
+    area.masked_depth.store(depth + 1, Ordering::Relaxed);
+}
+
+/// Notes that one reason is gone; true if it was the last one and events are to be opened.
+#[inline]
+pub(crate) fn leave_masked() -> bool {
+    let area = current();
+    let depth = area.masked_depth.load(Ordering::Relaxed).saturating_sub(1);
+    area.masked_depth.store(depth, Ordering::Relaxed);
+    depth == 0 && !area.masked_before.load(Ordering::Relaxed)
 }

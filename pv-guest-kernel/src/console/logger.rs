@@ -21,9 +21,9 @@ impl Log for ConsoleLogger {
     }
 }
 
-/// Installs the logger; `log::set_max_level` changes the level later.
-pub(super) fn init() {
+/// Installs the logger with the level of that name, "info" without one; `log::set_max_level` changes it later.
+pub(super) fn init(level: Option<&str>) {
     if log::set_logger(&ConsoleLogger).is_ok() {
-        log::set_max_level(LevelFilter::Info);
+        log::set_max_level(level.and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::Info));
     }
 }

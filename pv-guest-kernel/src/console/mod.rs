@@ -35,7 +35,7 @@ pub(crate) fn init(context: &crate::Context) {
     if let Some(ring) = Ring::find(context) {
         *BACKEND.lock() = Backend::Ring(ring);
     }
-    logger::init();
+    logger::init(context.option("log"));
 }
 
 /// Writes bytes as they are.

@@ -6,7 +6,7 @@ use alloc::rc::Rc;
 use alloc::sync::Arc;
 use alloc::task::Wake;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::future::Future;
 use core::pin::Pin;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -166,6 +166,25 @@ fn poll_task(index: usize) {
     }
 }
 
+/// Whether a [`block_on`] is under way.
+static RUNNING: BootLocal<Cell<bool>> = BootLocal::new(Cell::new(false));
+
+/// Marks that a [`block_on`] is under way, as long as it lives.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        assert!(!RUNNING.get().replace(true), "block_on within a task");
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.get().set(false);
+    }
+}
+
 /// Runs `future` to its end, and every spawned task meanwhile. Blocks the vcpu when nothing is ready.
 ///
 /// Tasks that have not ended stay and go on in the next `block_on`.
@@ -173,6 +192,7 @@ fn poll_task(index: usize) {
 /// # Panics
 /// On a vcpu other than 0, or when called from within a task.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let _running = Running::begin();
     let mut future = core::pin::pin!(future);
     let root = Arc::new(TaskWaker { index: ROOT, queued: AtomicBool::new(false) });
     let waker = Waker::from(Arc::clone(&root));

@@ -15,7 +15,7 @@ use super::message::{Link, Message};
 use super::{Permission, ring};
 use crate::Context;
 use crate::hypercall::{Errno, Result};
-use crate::task::{self, Channel, OneShot, oneshot};
+use crate::task::{self, Channel, Either, OneShot, oneshot, select};
 
 struct Inner {
     link: Link,
@@ -147,6 +147,9 @@ impl Inner {
         if payload.len() > PAYLOAD_MAX {
             return Err(Errno::TooBig);
         }
+        if self.link.is_closed() {
+            return Err(Errno::NotConn);
+        }
         let request_id = self.new_id();
         let (sender, receiver) = oneshot();
         self.waiting.borrow_mut().insert(request_id, sender);
@@ -158,7 +161,14 @@ impl Inner {
 /// Hands answers to whoever asked and watch events to their watches.
 async fn dispatch(inner: Rc<Inner>) {
     loop {
-        let message = inner.link.answers.receive().await;
+        let message = match select(inner.link.answers.receive(), inner.link.closed()).await {
+            Either::Left(message) => message,
+            Either::Right(()) => {
+                // Whoever waits learns that there will be no answer.
+                drop(core::mem::take(&mut *inner.waiting.borrow_mut()));
+                return;
+            }
+        };
         if message.kind == XsType::WatchEvent {
             let mut parts = message.payload.split(|byte| *byte == 0).map(core::str::from_utf8);
             if let (Some(Ok(path)), Some(Ok(token))) = (parts.next(), parts.next()) {

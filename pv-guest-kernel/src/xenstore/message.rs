@@ -1,11 +1,13 @@
 //! Messages and the queues that carry them.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use pv_abi::io::xenstore::{PAYLOAD_MAX, XsType, XsdSockmsg};
 
 use crate::hypercall::Errno;
-use crate::task::Channel;
+use crate::task::{Channel, Notify};
 
 /// One message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +64,14 @@ pub struct Link {
     pub requests: Channel<Message>,
     /// Store to client.
     pub answers: Channel<Message>,
+    end: Rc<End>,
+}
+
+/// That a link has come to its end.
+#[derive(Default)]
+struct End {
+    reached: Cell<bool>,
+    notify: Notify,
 }
 
 impl Link {
@@ -69,5 +79,24 @@ impl Link {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Ends the link: what has not been answered will not be, and nothing more can be asked.
+    pub fn close(&self) {
+        self.end.reached.set(true);
+        self.end.notify.notify();
+    }
+
+    /// Whether the link has come to its end.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.end.reached.get()
+    }
+
+    /// Waits for the end. One waiter: the client.
+    pub(super) async fn closed(&self) {
+        while !self.is_closed() {
+            self.end.notify.wait().await;
+        }
     }
 }

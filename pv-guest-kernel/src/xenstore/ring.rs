@@ -64,6 +64,7 @@ async fn send_requests(ring: Rc<Ring>, link: Link) {
         };
         if let Err(error) = sent {
             log::error!("xenstore: the request ring is broken: {error}");
+            link.close();
             return;
         }
     }
@@ -77,6 +78,7 @@ async fn receive_answers(ring: Rc<Ring>, link: Link) {
             Err(Errno::BadMsg) => log::warn!("xenstore: an answer that makes no sense"),
             Err(error) => {
                 log::error!("xenstore: the answer ring is broken: {error}");
+                link.close();
                 return;
             }
         }
