@@ -1,6 +1,7 @@
 //! From a booted machine to running guests: the hypervisor's state, dom0, then the exit loop on every pcpu.
 #![expect(unsafe_code, reason = "lends the modules' bytes")]
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,6 +11,7 @@ use hv_core::domain::dom0::Dom0Config;
 use hv_core::frame::{FrameTable, PageInfo};
 use hv_core::hv::Platform;
 use hv_core::sched::Scheduler;
+use hv_core::sched::policy::Fair;
 use pv_abi::ids::Mfn;
 
 use crate::arch::entry::exit;
@@ -93,7 +95,12 @@ fn new_state() -> Hypervisor {
     // is reserved, before it changes it, and only frames of RAM are ever handed to it.
     let pages: &'static [PageInfo] = tables::frame_table();
     let nr_pcpus = u32::try_from(percpu::count()).unwrap_or(1);
-    Hypervisor::new(platform(nr_pcpus), FrameTable::new(pages), Scheduler::new(nr_pcpus))
+    Hypervisor::new(platform(nr_pcpus), FrameTable::new(pages), new_scheduler(nr_pcpus))
+}
+
+fn new_scheduler(nr_pcpus: u32) -> Scheduler {
+    let fair = crate::boot::options().sched_slice_ms.map_or_else(Fair::default, Fair::with_slice_ms);
+    Scheduler::with_policy(nr_pcpus, Box::new(fair))
 }
 
 fn platform(nr_pcpus: u32) -> Platform {

@@ -42,14 +42,44 @@ impl From<Errno> for NotSet {
     }
 }
 
+/// Which vcpus [`set`] is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Only one that has had no context: a guest's own call.
+    New,
+    /// Any: the domain stands still.
+    Any,
+}
+
 /// Sets the state of `v`, which does not run and will not while this goes on.
 ///
-/// Nothing of it is in force where it fails; page tables that were checked stay checked.
+/// Nothing of it is in force where it fails; page tables that were checked stay checked. Two callers at once are kept
+/// apart: unfinished page-table work is kept with the vcpu, and there is room for one piece.
 ///
 /// # Errors
-/// `EINVAL` for addresses that are not canonical, descriptor tables or page tables that are not in order;
+/// `EEXIST` where `which` does not fit; `EINVAL` for addresses that are not canonical, descriptor tables or page tables that are not in order;
 /// `EOPNOTSUPP` for a context that brings its LDT; `EPERM` for breakpoints that a guest may not have.
 pub fn set<M: Machine>(
+    hv: &Hypervisor,
+    m: &M,
+    dom: &Domain,
+    v: &Arc<Vcpu>,
+    ctx: &VcpuGuestContext,
+    which: Which,
+) -> Result<(), NotSet> {
+    if !v.sched.claim_context() {
+        return Err(NotSet::Again);
+    }
+    let result = if which == Which::New && v.sched.initialised.load(SeqCst) {
+        Err(Errno::Exist.into())
+    } else {
+        set_claimed(hv, m, dom, v, ctx)
+    };
+    v.sched.release_context();
+    result
+}
+
+fn set_claimed<M: Machine>(
     hv: &Hypervisor,
     m: &M,
     dom: &Domain,

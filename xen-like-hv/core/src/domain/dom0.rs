@@ -14,7 +14,7 @@ use pv_abi::ids::{DomId, MachAddr, Mfn, Pfn, VcpuId};
 use pv_abi::trap::{VcpuGuestContext, VgcfFlags, mfn_to_cr3};
 use pv_image::{BuildConfig, FrameMap, ImageError, KernelImage, Plan, Role};
 
-use super::context::{self, NotSet};
+use super::context::{self, NotSet, Which};
 use super::create::{self, Config};
 use super::{Domain, lifecycle};
 use crate::access::Privilege;
@@ -232,7 +232,7 @@ fn start_vcpu<M: Machine>(
     let v = dom.vcpu(VcpuId::new(0)).ok_or(Dom0Error::NoMemory)?;
     let ctx = initial_context(plan, root);
     loop {
-        match context::set(hv, m, dom, &v, &ctx) {
+        match context::set(hv, m, dom, &v, &ctx, Which::New) {
             Ok(()) => return Ok(()),
             Err(NotSet::Again) => hv_sync::relax(),
             Err(NotSet::Failed(e)) => return Err(Dom0Error::Failed("first vcpu", e)),

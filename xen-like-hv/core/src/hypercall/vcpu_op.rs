@@ -16,7 +16,7 @@ use pv_abi::vcpu::{
 
 use super::GuestPtr;
 use crate::cx::Cx;
-use crate::domain::context::NotSet;
+use crate::domain::context::{NotSet, Which};
 use crate::domain::{context, lifecycle, vcpu_info};
 use crate::error::{Args, Exit, HypercallResult};
 use crate::port::Machine;
@@ -93,10 +93,7 @@ fn initialise<M: Machine>(cx: &mut Cx<'_, M>, v: &Arc<Vcpu>, args: &Args) -> Hyp
     }
     let mut ctx: Box<VcpuGuestContext> = Box::default();
     GuestPtr::<VcpuGuestContext>::new(args.get(2))?.read_slice(cx.m, 0, core::slice::from_mut(&mut *ctx))?;
-    if v.sched.initialised.load(SeqCst) {
-        return Err(Errno::Exist.into());
-    }
-    match context::set(cx.hv, cx.m, cx.dom, v, &ctx) {
+    match context::set(cx.hv, cx.m, cx.dom, v, &ctx, Which::New) {
         Ok(()) => Ok(0),
         Err(NotSet::Failed(e)) => Err(e.into()),
         Err(NotSet::Again) => Err(Exit::Restart(*args)),

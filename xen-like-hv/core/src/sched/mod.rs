@@ -77,7 +77,7 @@ impl Scheduler {
     /// A scheduler of `nr_pcpus` pcpus, all without work, with the fair policy.
     #[must_use]
     pub fn new(nr_pcpus: u32) -> Self {
-        Self::with_policy(nr_pcpus, Box::new(Fair))
+        Self::with_policy(nr_pcpus, Box::new(Fair::default()))
     }
 
     /// The same with a policy of the caller's.
@@ -307,13 +307,12 @@ impl Scheduler {
             (None, None) => true,
             _ => false,
         };
-        if !same {
-            if let Some(p) = &prev {
-                self.periodic_off(p);
-            }
-            if let Some(n) = &next {
-                self.periodic_on(pcpu, n);
-            }
+        if !same && let Some(p) = &prev {
+            self.periodic_off(p);
+        }
+        // Also where nobody changed: another vcpu may have set the period.
+        if let Some(n) = &next {
+            self.periodic_on(pcpu, n);
         }
         self.rearm(m, pcpu);
         next

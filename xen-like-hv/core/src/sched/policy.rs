@@ -28,11 +28,25 @@ pub trait Policy: Send + Sync + fmt::Debug {
 }
 
 /// Fair by weighted processor time.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Fair;
+#[derive(Clone, Copy, Debug)]
+pub struct Fair {
+    slice_ns: u64,
+}
+
+impl Default for Fair {
+    fn default() -> Self {
+        Self { slice_ns: Self::SLICE_NS }
+    }
+}
 
 impl Fair {
-    /// The longest slice.
+    /// The same with another longest slice (`sched_slice_ms=`), of a millisecond at least.
+    #[must_use]
+    pub fn with_slice_ms(ms: u32) -> Self {
+        Self { slice_ns: u64::from(ms.max(1)) * 1_000_000 }
+    }
+
+    /// The longest slice where nobody has chosen one.
     pub const SLICE_NS: u64 = 10_000_000;
     /// The shortest slice, however many wait.
     pub const MIN_SLICE_NS: u64 = 2_000_000;
@@ -71,6 +85,6 @@ impl Policy for Fair {
 
     fn slice_ns(&self, waiting: usize) -> u64 {
         let share = u64::try_from(waiting).unwrap_or(u64::MAX).saturating_add(1);
-        (Self::SLICE_NS * 2 / share).clamp(Self::MIN_SLICE_NS, Self::SLICE_NS)
+        (self.slice_ns * 2 / share).clamp(Self::MIN_SLICE_NS.min(self.slice_ns), self.slice_ns)
     }
 }

@@ -64,6 +64,8 @@ pub struct VcpuSched {
     pub areas: Areas,
     /// Whether its first context has been set.
     pub initialised: AtomicBool,
+    /// Whether somebody is setting its context.
+    context_busy: AtomicBool,
 }
 
 impl Default for VcpuSched {
@@ -85,6 +87,7 @@ impl Default for VcpuSched {
             timers: VcpuTimers::default(),
             areas: Areas::default(),
             initialised: AtomicBool::new(false),
+            context_busy: AtomicBool::new(false),
         }
     }
 }
@@ -110,6 +113,16 @@ impl VcpuSched {
     /// Clears reasons; whether any was set.
     pub(crate) fn clear_flags(&self, bits: u32) -> bool {
         self.flags.fetch_and(!bits, SeqCst) & bits != 0
+    }
+
+    /// Makes the caller the only one who sets its context; `false` where somebody else does.
+    pub(crate) fn claim_context(&self) -> bool {
+        !self.context_busy.swap(true, SeqCst)
+    }
+
+    /// Ends what [`VcpuSched::claim_context`] began.
+    pub(crate) fn release_context(&self) {
+        self.context_busy.store(false, SeqCst);
     }
 
     /// One more reason to stand still.

@@ -278,7 +278,7 @@ proptest! {
     fn no_vcpu_runs_twice_or_gets_lost_under_the_fair_policy(
         steps in proptest::collection::vec(step(), 1..200)
     ) {
-        walk(Box::new(Fair), &steps);
+        walk(Box::new(Fair::default()), &steps);
     }
 }
 
@@ -289,7 +289,7 @@ fn assert_near(got: u64, want: u64, percent: u64) {
 #[test]
 fn equal_vcpus_get_equal_time_on_all_pcpus() {
     for (pcpus, vcpus) in [(1, 4), (2, 2), (2, 3), (2, 5), (4, 6), (4, 9)] {
-        let mut sim = Sim::new(pcpus, vcpus, Box::new(Fair));
+        let mut sim = Sim::new(pcpus, vcpus, Box::new(Fair::default()));
         sim.start_all();
         sim.run(4000, |_, _| {});
         let share = 4000 * u64::from(pcpus) / u64::from(vcpus);
@@ -301,7 +301,7 @@ fn equal_vcpus_get_equal_time_on_all_pcpus() {
 
 #[test]
 fn time_follows_weight() {
-    let mut sim = Sim::new(1, 2, Box::new(Fair));
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
     sim.vcpus[0].sched.set_weight(512);
     sim.start_all();
     sim.run(3000, |_, _| {});
@@ -312,7 +312,7 @@ fn time_follows_weight() {
 
 #[test]
 fn a_sleeper_is_served_soon_and_starves_nobody() {
-    let mut sim = Sim::new(1, 3, Box::new(Fair));
+    let mut sim = Sim::new(1, 3, Box::new(Fair::default()));
     sim.start_all();
     let mut waited = 0;
     let mut longest = 0;
@@ -346,7 +346,7 @@ fn a_sleeper_is_served_soon_and_starves_nobody() {
 
 #[test]
 fn a_long_sleep_gives_no_claim_to_the_whole_past() {
-    let mut sim = Sim::new(1, 2, Box::new(Fair));
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
     sim.on(0);
     sim.sched.start(&sim.m, &sim.vcpus[1].clone(), flags::DOWN);
     sim.run(1000, |_, _| {});
@@ -359,7 +359,7 @@ fn a_long_sleep_gives_no_claim_to_the_whole_past() {
 
 #[test]
 fn a_yield_lets_the_other_run() {
-    let mut sim = Sim::new(1, 2, Box::new(Fair));
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
     sim.start_all();
     sim.run(1, |_, _| {});
     let first = sim.running[0].clone().unwrap();
@@ -372,7 +372,7 @@ fn a_yield_lets_the_other_run() {
 
 #[test]
 fn an_idle_pcpu_takes_who_waits_elsewhere() {
-    let mut sim = Sim::new(2, 3, Box::new(Fair));
+    let mut sim = Sim::new(2, 3, Box::new(Fair::default()));
     sim.on(0);
     for v in &sim.vcpus.clone() {
         sim.sched.set_hard_affinity(&sim.m, v, CpuMask::of(PcpuId::new(0))).unwrap();
@@ -390,7 +390,7 @@ fn an_idle_pcpu_takes_who_waits_elsewhere() {
 
 #[test]
 fn a_pinned_vcpu_stays_where_it_is_pinned() {
-    let mut sim = Sim::new(2, 4, Box::new(Fair));
+    let mut sim = Sim::new(2, 4, Box::new(Fair::default()));
     let pinned = sim.vcpus[0].clone();
     sim.sched.set_hard_affinity(&sim.m, &pinned, CpuMask::of(PcpuId::new(1))).unwrap();
     sim.start_all();
@@ -403,7 +403,7 @@ fn a_pinned_vcpu_stays_where_it_is_pinned() {
 
 #[test]
 fn an_event_before_the_block_is_not_lost() {
-    let mut sim = Sim::new(1, 1, Box::new(Fair));
+    let mut sim = Sim::new(1, 1, Box::new(Fair::default()));
     sim.start_all();
     sim.run(1, |_, _| {});
     let v = sim.vcpus[0].clone();
@@ -416,7 +416,7 @@ fn an_event_before_the_block_is_not_lost() {
 
 #[test]
 fn timers_go_off_in_order_and_once() {
-    let sim = Sim::new(2, 2, Box::new(Fair));
+    let sim = Sim::new(2, 2, Box::new(Fair::default()));
     let (a, b) = (&sim.vcpus[0], &sim.vcpus[1]);
     let cpu0 = sim.on(0);
     sim.sched.set_timer(&sim.m, a, TimerKind::Singleshot, 300);
@@ -433,7 +433,7 @@ fn timers_go_off_in_order_and_once() {
 
 #[test]
 fn a_timer_that_is_set_again_moves_to_the_pcpu_that_sets_it() {
-    let sim = Sim::new(2, 1, Box::new(Fair));
+    let sim = Sim::new(2, 1, Box::new(Fair::default()));
     let v = &sim.vcpus[0];
     let cpu0 = sim.on(0);
     sim.sched.set_timer(&sim.m, v, TimerKind::Singleshot, 100);
@@ -447,7 +447,7 @@ fn a_timer_that_is_set_again_moves_to_the_pcpu_that_sets_it() {
 
 #[test]
 fn the_periodic_timer_runs_only_with_its_vcpu() {
-    let mut sim = Sim::new(1, 1, Box::new(Fair));
+    let mut sim = Sim::new(1, 1, Box::new(Fair::default()));
     let v = sim.vcpus[0].clone();
     sim.sched.set_period(&sim.m, &v, 1_000_000);
     assert_eq!(v.sched.timers.deadline(TimerKind::Periodic), None);
@@ -466,7 +466,7 @@ fn the_periodic_timer_runs_only_with_its_vcpu() {
 
 #[test]
 fn idle_time_is_what_nobody_used() {
-    let mut sim = Sim::new(2, 1, Box::new(Fair));
+    let mut sim = Sim::new(2, 1, Box::new(Fair::default()));
     sim.start_all();
     sim.run(100, |_, _| {});
     let idle: u64 = (0..2).map(|n| sim.sched.idle_ns(PcpuId::new(n), sim.now()) / 1_000_000).sum();

@@ -11,7 +11,7 @@ use pv_abi::trap::VcpuGuestContext;
 
 use super::{Done, Outcome, Stopped, not_self};
 use crate::cx::Cx;
-use crate::domain::context::NotSet;
+use crate::domain::context::{NotSet, Which};
 use crate::domain::{Domain, context, lifecycle};
 use crate::hypercall::GuestPtr;
 use crate::port::Machine;
@@ -32,7 +32,9 @@ pub(super) fn set<M: Machine>(cx: &Cx<'_, M>, dom: &Arc<Domain>, op: &Domctl) ->
     }
     let mut ctx: Box<VcpuGuestContext> = Box::default();
     read_into(cx, request.ctxt, &mut ctx)?;
-    match lifecycle::with_domain_held(cx.hv, cx.m, dom, || context::set(cx.hv, cx.m, dom, &v, &ctx)) {
+    match lifecycle::with_domain_held(cx.hv, cx.m, dom, || {
+        context::set(cx.hv, cx.m, dom, &v, &ctx, Which::Any)
+    }) {
         Ok(()) => Ok(Done::Quietly),
         Err(NotSet::Failed(e)) => Err(e.into()),
         Err(NotSet::Again) => Err(Stopped::Preempted),
