@@ -14,8 +14,8 @@ use log::{Level, LevelFilter, Metadata, Record};
 pub(crate) const GUEST: &str = "guest";
 
 /// Messages a guest may cause in a burst, and nanoseconds until one more is allowed.
-const BURST: u64 = 40;
-const REFILL_NS: u64 = 250_000_000;
+const BURST: u64 = 300;
+const REFILL_NS: u64 = 20_000_000;
 
 static OWN_LEVEL: AtomicU8 = AtomicU8::new(3);
 static GUEST_LEVEL: AtomicU8 = AtomicU8::new(2);

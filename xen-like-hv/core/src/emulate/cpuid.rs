@@ -25,7 +25,7 @@ const PRESERVE_AD: u32 = 1;
 pub struct View {
     /// Number of the vcpu.
     pub vcpu: u32,
-    /// Whether the guest has set its CR4.OSXSAVE.
+    /// Whether XSAVE, where the CPU has it, is shown as switched on.
     pub osxsave: bool,
     /// Bits of a machine address.
     pub maddr_bits: u32,
@@ -69,6 +69,8 @@ const EXTENDED_ECX: u32 = bits(&[0, 5, 6, 7, 8, 11, 16, 21]);
 const EXTENDED_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24, 11, 20, 22, 29, 30, 31]);
 /// Leaf 0x80000007, EDX: invariant TSC.
 const INVARIANT_TSC: u32 = 1 << 8;
+/// Bits of a virtual address.
+const VADDR_BITS: u32 = 48;
 /// Leaf 0x80000008, EBX: CLZERO, no error pointer restore.
 const LEAF_8_EBX: u32 = bits(&[0, 2]);
 
@@ -116,7 +118,8 @@ fn extended(hw: &dyn Fn(u32, u32) -> [u32; 4], leaf: u32) -> [u32; 4] {
         0x8000_0001 => [a, b, c & EXTENDED_ECX, d & EXTENDED_EDX],
         0x8000_0002..=0x8000_0006 => [a, b, c, d],
         0x8000_0007 => [0, 0, 0, d & INVARIANT_TSC],
-        0x8000_0008 => [a & 0xffff, b & LEAF_8_EBX, 0, 0],
+        // Four levels of page tables, whatever the CPU could do.
+        0x8000_0008 => [a & 0xff | VADDR_BITS << 8, b & LEAF_8_EBX, 0, 0],
         _ => [0; 4],
     }
 }

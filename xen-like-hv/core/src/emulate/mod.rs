@@ -251,7 +251,10 @@ fn view<M: Machine>(cx: &Cx<'_, M>) -> cpuid::View {
     let scale = cx.m.pvclock_scale();
     cpuid::View {
         vcpu: cx.vcpu.id.raw(),
-        osxsave: cx.vcpu.entry.cr4.load(Relaxed) & CR4_OSXSAVE != 0,
+        // A PV kernel learns from this bit, before it has set its own CR4, whether the hypervisor has switched XSAVE on;
+        // its processes learn whether the kernel has.
+        osxsave: cx.vcpu.entry.mode() == GuestMode::Kernel
+            || cx.vcpu.entry.cr4.load(Relaxed) & CR4_OSXSAVE != 0,
         maddr_bits: cx.hv.platform.maddr_bits,
         tsc_khz: scale.tsc_khz,
         tsc_mul: scale.mul,
