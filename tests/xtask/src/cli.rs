@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::bench::BenchArgs;
 use crate::boot::BootArgs;
 use crate::check;
 use crate::demo::DemoArgs;
@@ -34,6 +35,8 @@ pub(crate) enum Verb {
     Run(RunArgs),
     /// Show the whole system at work without a person, and check what it did
     Demo(DemoArgs),
+    /// Count the instructions of the hot paths, guest side included
+    Bench(BenchArgs),
     /// Run the host's pvctl against the system that `run` started
     #[command(disable_help_flag = true)]
     Pvctl {
@@ -60,6 +63,7 @@ impl Verb {
             Self::Boot(args) => args.run(),
             Self::Run(args) => args.run(),
             Self::Demo(args) => args.run(),
+            Self::Bench(args) => args.run(),
             Self::Pvctl { words } => live::pvctl(words),
             Self::Gdb(args) => args.run(),
             Self::Test(args) => args.run(),

@@ -7,7 +7,7 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{guests, host, lint, linux, systems};
+use crate::{bench, guests, host, lint, linux, systems};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -119,6 +119,7 @@ fn all() -> Vec<Case> {
     cases.extend(guests::cases());
     cases.extend(linux::cases());
     cases.extend(systems::cases());
+    cases.extend(bench::cases());
     cases
 }
 
