@@ -4,11 +4,16 @@
 //! they have set up their exceptions: where the guest has no #GP handler yet and the machine has the register, it reads
 //! as 0 and writes are dropped.
 
+use pv_abi::frame::{PAGE_SHIFT, PAGE_SIZE};
+use pv_abi::ids::Mfn;
+
 use crate::cx::Cx;
 use crate::entry::trap::GP;
 use crate::port::Machine;
 use crate::regs::is_canonical;
 
+/// The hypervisor's own: a write asks for a hypercall page.
+const HYPERCALL_PAGE: u32 = 0x4000_0000;
 const TSC: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
 const FEATURE_CONTROL: u32 = 0x3a;
@@ -63,6 +68,7 @@ fn known<M: Machine>(cx: &Cx<'_, M>, index: u32) -> Option<u64> {
         FS_BASE => Some(cx.m.fs_base()),
         GS_BASE => Some(cx.m.gs_base()),
         KERNEL_GS_BASE => Some(cx.m.gs_base_hidden()),
+        HYPERCALL_PAGE => Some(0),
         TSC => Some(cx.m.rdtsc()),
         EFER => machine(EFER_VISIBLE),
         PAT => Some(PAT_VALUE),
@@ -94,6 +100,7 @@ pub fn write<M: Machine>(cx: &Cx<'_, M>, index: u32, value: u64) -> bool {
             }
             true
         }
+        HYPERCALL_PAGE => fill_hypercall_page(cx, value),
         // Written back as they were read, by kernels that know no better.
         EFER | PAT | APIC_BASE | MISC_ENABLE | FEATURE_CONTROL | MISC_FEATURES => {
             known(cx, index) == Some(value)
@@ -109,6 +116,21 @@ pub fn write<M: Machine>(cx: &Cx<'_, M>, index: u32, value: u64) -> bool {
         | DE_CFG => known(cx, index).is_some(),
         _ => tolerated(cx, index),
     }
+}
+
+/// Fills the guest's frame `value >> 12` with the stubs of hypercalls. The low bits are the number of the page, of which
+/// there is one.
+fn fill_hypercall_page<M: Machine>(cx: &Cx<'_, M>, value: u64) -> bool {
+    let mfn = Mfn::new(value >> PAGE_SHIFT);
+    if !value.is_multiple_of(PAGE_SIZE as u64) {
+        return false;
+    }
+    let Ok(page) = cx.hv.frames.get_page_writable(cx.m, mfn, cx.dom.id) else { return false };
+    let mut stubs = [0; PAGE_SIZE];
+    cx.m.read(page.mfn(), 0, &mut stubs);
+    pv_image::hypercall_page::fill(&mut stubs);
+    cx.m.write(page.mfn(), 0, &stubs);
+    true
 }
 
 /// Whether the guest is so early that it gets away with any register the machine has.

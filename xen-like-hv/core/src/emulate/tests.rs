@@ -133,6 +133,23 @@ fn known_msrs_are_read_and_unknown_ones_refused() {
 }
 
 #[test]
+fn a_hypercall_page_can_be_asked_for() {
+    let mut g = Guest::domu();
+    let mfn = g.world.hv.frames.alloc_for(&g.world.m, &g.dom.mem, 0, 0).unwrap();
+    g.regs.rcx = 0x4000_0000;
+    g.regs.rax = mfn.raw() << 12;
+    g.does(&[0x0f, 0x30]);
+    let mut stub = [0; 6];
+    crate::port::Frames::read(&g.world.m, mfn, 32 * 17, &mut stub);
+    assert_eq!(stub, [0x51, 0x41, 0x53, 0xb8, 17, 0]);
+    // A second page, the domain's shared_info, a frame that is not there.
+    for value in [mfn.raw() << 12 | 1, (mfn.raw() + 1) << 12, 0xffff_f000] {
+        g.regs.rax = value;
+        g.refuses(&[0x0f, 0x30]);
+    }
+}
+
+#[test]
 fn ports_need_iopl() {
     let mut g = Guest::dom0();
     g.regs.rdx = 0x70;
