@@ -97,8 +97,15 @@ impl Services for RealServices<'_> {
 
     fn disk_info(&mut self, target: &str) -> Result<DiskInfo, Errno> {
         let disk = self.0.machine.disk(target).ok_or(Errno::NoEnt)?;
+        // Two kernels that cache one file system would ruin it.
+        if self.0.blocks.is_written(&disk) {
+            return Err(Errno::Busy);
+        }
+        // dom0 itself writes to the volume.
+        let is_volume = self.0.machine.disks.first().is_some_and(|first| Rc::ptr_eq(first, &disk));
         let physical_device = disk.name().to_string();
-        Ok(DiskInfo { sectors: disk.sectors(), physical_device, read_only: disk.is_read_only() })
+        let read_only = disk.is_read_only() || is_volume;
+        Ok(DiskInfo { sectors: disk.sectors(), physical_device, read_only })
     }
 
     fn disks_detach(&mut self, dom: DomId) {

@@ -137,6 +137,12 @@ impl BlockService {
         self.backends.borrow_mut().remove(&backend.path);
     }
 
+    /// Whether a guest writes to this disk.
+    pub(crate) fn is_written(&self, disk: &Rc<Disk>) -> bool {
+        let backends = self.backends.borrow();
+        backends.values().any(|backend| Rc::ptr_eq(&backend.disk, disk) && !backend.read_only)
+    }
+
     /// Lets go of everything that belongs to a domain.
     pub(crate) fn detach(&self, dom: DomId) {
         let of_domain: Vec<Rc<Backend>> =

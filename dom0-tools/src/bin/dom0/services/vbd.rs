@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::sync::atomic::AtomicU32;
 
 use dom0_tools::blkback::request::{Action, Decoded, Geometry, Indirect, Segment, Work, decode};
@@ -35,8 +35,6 @@ pub(crate) struct Vbd {
     ring: RefCell<BackRing<Blkif>>,
     channel: EventChannel,
     wake: Notify,
-    /// Requests that broke the protocol or the disk.
-    errors: Cell<u64>,
 }
 
 fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String> {
@@ -65,7 +63,6 @@ impl Vbd {
             ring: RefCell::new(ring),
             channel,
             wake: Notify::new(),
-            errors: Cell::new(0),
         });
         task::spawn(vbd.clone().serve()).detach();
         Ok(vbd)
@@ -143,9 +140,6 @@ impl Vbd {
             Err(DiskError::Unsupported) => BlkifStatus::OpNotSupp,
             Err(_) => BlkifStatus::Error,
         };
-        if status != BlkifStatus::Okay {
-            self.errors.set(self.errors.get() + 1);
-        }
         self.answer(&work.ticket.answer(status));
     }
 
