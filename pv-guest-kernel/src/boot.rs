@@ -47,3 +47,10 @@ fn start(context: &'static Context) -> hypercall::Result {
     crate::event::unmask();
     Ok(())
 }
+
+/// What the tests link instead of a kernel.
+#[cfg(test)]
+mod no_kernel {
+    #[unsafe(no_mangle)]
+    fn pv_guest_main(_context: &'static crate::Context) {}
+}

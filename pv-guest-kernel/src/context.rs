@@ -68,3 +68,29 @@ impl Context {
         crate::memory::module(&self.info)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Context;
+    use pv_abi::start_info::StartInfo;
+
+    fn context(command_line: &[u8]) -> Context {
+        let mut info = StartInfo::default();
+        info.cmd_line[..command_line.len()].copy_from_slice(command_line);
+        Context { info }
+    }
+
+    #[test]
+    fn the_last_option_of_a_name_counts() {
+        let context = context(b"log=info quiet  log=debug x=y=z");
+        assert_eq!(context.option("log"), Some("debug"));
+        assert_eq!(context.option("quiet"), Some(""));
+        assert_eq!(context.option("x"), Some("y=z"));
+        assert_eq!(context.option("lo"), None);
+    }
+
+    #[test]
+    fn a_command_line_that_is_no_text_is_empty() {
+        assert_eq!(context(b"a=\xff").command_line(), "");
+    }
+}

@@ -183,3 +183,32 @@ pub fn delay(time: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{read_clock, scale_ticks, ticks_since};
+    use core::sync::atomic::Ordering;
+    use pv_abi::shared_info::VcpuTimeInfo;
+
+    #[test]
+    fn the_counter_may_start_anywhere_and_wrap() {
+        assert_eq!(ticks_since(100, 350), 250);
+        assert_eq!(ticks_since(u64::MAX - 9, 40), 50);
+        assert_eq!(ticks_since(100, 99), 0);
+    }
+
+    #[test]
+    fn ticks_are_scaled_both_ways() {
+        // 2 GHz: half a nanosecond for each tick, once as a fraction, once as a shift.
+        assert_eq!(scale_ticks(4_000_000_000, 1 << 31, 0), 2_000_000_000);
+        assert_eq!(scale_ticks(4_000_000_000, u32::MAX, -1), 1_999_999_999);
+        assert_eq!(scale_ticks(1000, 1 << 31, 2), 2000);
+    }
+
+    #[test]
+    fn a_clock_without_scale_stands_still() {
+        let clock = VcpuTimeInfo::default();
+        clock.system_time.store(77, Ordering::Relaxed);
+        assert_eq!(read_clock(&clock), 77);
+    }
+}

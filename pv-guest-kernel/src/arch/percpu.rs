@@ -45,7 +45,15 @@ pub(crate) fn prepare(vcpu: u32) -> Option<u64> {
     Some((&raw const *area).addr() as u64)
 }
 
+/// The number of this vcpu. On the host there is only one.
+#[cfg(not(target_os = "none"))]
+#[must_use]
+pub const fn vcpu_id() -> u32 {
+    0
+}
+
 /// The number of this vcpu.
+#[cfg(target_os = "none")]
 #[inline]
 #[must_use]
 pub fn vcpu_id() -> u32 {

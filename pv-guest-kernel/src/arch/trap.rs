@@ -183,3 +183,29 @@ pub fn fault_address() -> u64 {
 pub(crate) fn force_upcall() {
     raw::nothing();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{TrapFrame, gate_flags};
+    use core::mem::{offset_of, size_of};
+    use pv_abi::trap::IretFrame;
+
+    #[test]
+    fn the_upper_part_is_the_frame_of_the_iret_hypercall() {
+        let start = offset_of!(TrapFrame, rax);
+        assert_eq!(size_of::<TrapFrame>() - start, size_of::<IretFrame>());
+        assert_eq!(offset_of!(TrapFrame, error) - start, offset_of!(IretFrame, flags));
+        assert_eq!(offset_of!(TrapFrame, rip) - start, offset_of!(IretFrame, rip));
+        assert_eq!(offset_of!(TrapFrame, ss) - start, offset_of!(IretFrame, ss));
+        // The stubs push as many words; the stack must be aligned at the call.
+        assert_eq!(size_of::<TrapFrame>() % 16, 0);
+    }
+
+    #[test]
+    fn user_mode_may_raise_only_what_it_may_on_hardware() {
+        assert_eq!(gate_flags(3) & 3, 3);
+        assert_eq!(gate_flags(0x80) & 3, 3);
+        assert_eq!(gate_flags(13) & 3, 0);
+        assert_eq!(gate_flags(14) & 4, 4);
+    }
+}

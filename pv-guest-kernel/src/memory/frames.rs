@@ -277,3 +277,6 @@ fn grow() -> Result {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

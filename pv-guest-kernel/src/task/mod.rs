@@ -13,3 +13,6 @@ mod sync;
 pub use combine::{Either, join, join_all, poll_once, race, select, yield_now};
 pub use executor::{JoinHandle, block_on, spawn};
 pub use sync::{Channel, Mutex, MutexGuard, Notify, OneShot, OneShotReceiver, oneshot};
+
+#[cfg(test)]
+mod tests;

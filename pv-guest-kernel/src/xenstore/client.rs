@@ -342,3 +342,27 @@ fn text(bytes: &[u8]) -> Result<&str> {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     core::str::from_utf8(&bytes[..end]).map_err(|_| Errno::IlSeq)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_permission, strings, text};
+    use crate::hypercall::Errno;
+    use crate::xenstore::Permission;
+    use pv_abi::ids::DomId;
+
+    #[test]
+    fn permissions_are_a_letter_and_a_domain() {
+        assert_eq!(parse_permission(b"r12"), Some((DomId::new(12), Permission::Read)));
+        assert_eq!(parse_permission(b"n0"), Some((DomId::new(0), Permission::None)));
+        assert_eq!(parse_permission(b"x1"), None);
+        assert_eq!(parse_permission(b"b70000"), None);
+        assert_eq!(parse_permission(b""), None);
+    }
+
+    #[test]
+    fn strings_end_with_nul() {
+        assert_eq!(strings(&["a", "", "bc"]), b"a\0\0bc\0");
+        assert_eq!(text(b"one\0two"), Ok("one"));
+        assert_eq!(text(b"\xff\0"), Err(Errno::IlSeq));
+    }
+}

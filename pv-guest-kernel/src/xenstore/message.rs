@@ -100,3 +100,32 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Message;
+    use crate::hypercall::Errno;
+    use alloc::vec::Vec;
+    use pv_abi::io::xenstore::{XsType, XsdSockmsg};
+
+    fn message(kind: XsType, payload: &[u8]) -> Message {
+        Message { kind, request_id: 7, transaction: 0, payload: payload.to_vec() }
+    }
+
+    #[test]
+    fn errors_are_known_by_their_names() {
+        assert_eq!(message(XsType::Error, b"ENOENT\0").error(), Some(Errno::NoEnt));
+        assert_eq!(message(XsType::Error, b"EAGAIN").error(), Some(Errno::Again));
+        assert_eq!(message(XsType::Error, b"ENOSUCHTHING\0").error(), Some(Errno::Io));
+        assert_eq!(message(XsType::Read, b"ENOENT\0").error(), None);
+    }
+
+    #[test]
+    fn lengths_and_kinds_are_checked() {
+        let header = message(XsType::Read, b"abc").header();
+        assert_eq!(Message::payload_length(&header), Ok(3));
+        assert_eq!(Message::payload_length(&XsdSockmsg { len: 4097, ..header }), Err(Errno::BadMsg));
+        let strange = XsdSockmsg { kind: 999, ..header };
+        assert_eq!(Message::from_parts(&strange, Vec::new()), Err(Errno::BadMsg));
+    }
+}

@@ -4,7 +4,7 @@ use crate::suite::{Case, Context, Needs, Outcome};
 use crate::tools;
 
 /// The packages that are tested on the host.
-const PACKAGES: [&str; 5] = ["pv-abi", "hv-sync", "hv-core", "dom0-tools", "xtask"];
+const PACKAGES: [&str; 6] = ["pv-abi", "hv-sync", "hv-core", "pv-guest-kernel", "dom0-tools", "xtask"];
 
 /// How many random cases each property gets when time does not matter.
 const LONG_CASES: &str = "20000";
