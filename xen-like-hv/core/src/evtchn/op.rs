@@ -25,13 +25,12 @@ use crate::port::Machine;
 /// `EFAULT` where the argument cannot be read or the answer cannot be written; else what the command says.
 pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(1);
+    // First, because it is the one that is called all day.
+    if args.low32(0) == EvtchnOp::Send.raw() {
+        return send_op(cx, at);
+    }
     match EvtchnOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
-        // First, because it is the one that is called all day.
-        EvtchnOp::Send => {
-            let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
-            send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
-            Ok(0)
-        }
+        EvtchnOp::Send => send_op(cx, at),
         EvtchnOp::Unmask => {
             let op: EvtchnUnmask = GuestPtr::new(at)?.read(cx.m)?;
             send::unmask(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
@@ -65,6 +64,13 @@ pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hypercal
         EvtchnOp::Reset => reset(cx, args),
         EvtchnOp::InitControl | EvtchnOp::ExpandArray | EvtchnOp::SetPriority => Err(Errno::NoSys.into()),
     }
+}
+
+#[inline]
+fn send_op<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
+    let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
+    send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+    Ok(0)
 }
 
 /// Reads an argument, has `f` fill in the answer, writes it back.

@@ -59,13 +59,17 @@ pub(super) fn set_pending(
     target: Option<&Arc<Vcpu>>,
     port: EvtchnPort,
 ) {
-    let Some((pending, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) else { return };
+    // The page is looked up once for both bitmaps: this is the path of every event.
+    let words = m.words(dom.shared_info);
+    let Ok(word) = usize::try_from(port.raw() / 64) else { return };
+    let bit = 1 << (port.raw() % 64);
+    let bitmaps =
+        (words.get(SHARED_INFO_EVTCHN_PENDING / 8 + word), words.get(SHARED_INFO_EVTCHN_MASK / 8 + word));
+    let (Some(pending), Some(mask)) = bitmaps else { return };
     if pending.fetch_or(bit, SeqCst) & bit != 0 {
         return;
     }
-    let masked =
-        bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port).is_none_or(|(w, bit)| w.load(SeqCst) & bit != 0);
-    if !masked {
+    if mask.load(SeqCst) & bit == 0 {
         notify(hv, m, dom, target, port);
     }
     wake_pollers(hv, m, dom, port);
@@ -82,7 +86,8 @@ fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Ar
             &first
         }
     };
-    if target.events.select(m, port.raw() / 64) && target.events.mark_upcall_pending(m) {
+    let selector = 1_u64.checked_shl(port.raw() / 64).unwrap_or(0);
+    if target.events.raise(m, selector) {
         hv.sched.notify(m, target);
     }
 }

@@ -67,15 +67,18 @@ impl VcpuEvents {
         self.word(m, 0)
     }
 
-    /// Sets a bit of `evtchn_pending_sel`; whether it was clear.
-    pub(super) fn select(&self, m: &impl Frames, bit: u32) -> bool {
-        let bit = 1_u64.checked_shl(bit).unwrap_or(0);
-        self.word(m, SELECTOR_WORD).is_some_and(|w| w.fetch_or(bit, SeqCst) & bit == 0)
-    }
-
-    /// Sets `evtchn_upcall_pending`; whether it was clear.
-    pub(super) fn mark_upcall_pending(&self, m: &impl Frames) -> bool {
-        self.word(m, 0).is_some_and(|w| w.fetch_or(1, SeqCst) & PENDING == 0)
+    /// Sets a bit of `evtchn_pending_sel` and, if it was clear, `evtchn_upcall_pending`; whether that was clear too.
+    pub(super) fn raise(&self, m: &impl Frames, selector: u64) -> bool {
+        let info = self.info.load(Relaxed);
+        if info == 0 {
+            return false;
+        }
+        let words = m.words(Mfn::new(info >> 12));
+        let Ok(index) = usize::try_from(info >> 3 & 511) else { return false };
+        let (Some(upcall), Some(select)) = (words.get(index), words.get(index + SELECTOR_WORD)) else {
+            return false;
+        };
+        select.fetch_or(selector, SeqCst) & selector == 0 && upcall.fetch_or(1, SeqCst) & PENDING == 0
     }
 
     /// Whether upcalls are masked; a vcpu without `vcpu_info` gets none.

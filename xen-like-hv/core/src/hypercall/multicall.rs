@@ -12,7 +12,9 @@
 
 use pv_abi::errno::Errno;
 use pv_abi::hypercall::Hypercall;
+use pv_abi::ids::GuestVa;
 use pv_abi::mmu::MulticallEntry;
+use zerocopy::IntoBytes;
 
 use super::{GuestPtr, one};
 use crate::cx::Cx;
@@ -27,31 +29,51 @@ use crate::port::Machine;
 pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let count = u64::from(args.low32(1));
     let list = GuestPtr::<MulticallEntry>::array(args.get(0), count)?;
+    // The whole list has been checked: from here on its addresses only go up.
+    let mut at = list.address();
+    let mut entry = MulticallEntry::default();
     for index in 0..count {
         if index != 0 && cx.m.preempt_pending() {
             return Err(restart_at(&list, index));
         }
-        let mut entry = list.read_at(cx.m, index)?;
-        match run(cx, &entry) {
-            Ok(value) => entry.result = value,
-            Err(Exit::Err(e)) => entry.result = e.to_ret().cast_unsigned(),
-            Err(Exit::Restart(rest)) => {
-                entry.args = rest.0;
-                list.write_at(cx.m, index, &entry)?;
-                return Err(restart_at(&list, index));
-            }
-            Err(Exit::RegsReplaced) => {
-                cx.regs.rax = 0;
-                return Err(Exit::RegsReplaced);
-            }
-            Err(crash @ Exit::Crash(_)) => return Err(crash),
-        }
-        write_result(cx.m, &list, index, entry.result)?;
+        cx.m.copy_from_guest(entry.as_mut_bytes(), GuestVa::new(at)).map_err(|_| Errno::Fault)?;
+        let result = match run(cx, &entry) {
+            Ok(value) => value,
+            Err(Exit::Err(e)) => e.to_ret().cast_unsigned(),
+            Err(exit) => return Err(end_early(cx, &list, index, entry, exit)?),
+        };
+        let result_at = GuestVa::new(at.wrapping_add(RESULT_OFFSET));
+        cx.m.copy_to_guest(result_at, result.as_bytes()).map_err(|_| Errno::Fault)?;
         if cx.vcpu.entry.mode() != GuestMode::Kernel {
             return Err(Exit::RegsReplaced);
         }
+        at = at.wrapping_add(ENTRY_BYTES);
     }
     Ok(0)
+}
+
+/// How the batch ends where an entry did not simply return. Its remaining arguments go back into the list if it is to
+/// be made again.
+#[cold]
+fn end_early<M: Machine>(
+    cx: &mut Cx<'_, M>,
+    list: &GuestPtr<MulticallEntry>,
+    index: u64,
+    mut entry: MulticallEntry,
+    exit: Exit,
+) -> Result<Exit, Errno> {
+    Ok(match exit {
+        Exit::Restart(rest) => {
+            entry.args = rest.0;
+            list.write_at(cx.m, index, &entry)?;
+            restart_at(list, index)
+        }
+        Exit::RegsReplaced => {
+            cx.regs.rax = 0;
+            Exit::RegsReplaced
+        }
+        other => other,
+    })
 }
 
 fn run<M: Machine>(cx: &mut Cx<'_, M>, entry: &MulticallEntry) -> HypercallResult {
@@ -63,20 +85,8 @@ fn run<M: Machine>(cx: &mut Cx<'_, M>, entry: &MulticallEntry) -> HypercallResul
 
 /// Offset of `result` in an entry.
 const RESULT_OFFSET: u64 = 8;
-
-fn write_result(
-    m: &impl Machine,
-    list: &GuestPtr<MulticallEntry>,
-    index: u64,
-    result: u64,
-) -> Result<(), Errno> {
-    let at = index
-        .checked_mul(GuestPtr::<MulticallEntry>::stride())
-        .and_then(|o| o.checked_add(list.address()))
-        .and_then(|a| a.checked_add(RESULT_OFFSET))
-        .ok_or(Errno::Fault)?;
-    GuestPtr::<u64>::new(at)?.write(m, &result)
-}
+/// Bytes of an entry.
+const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
 
 fn restart_at(list: &GuestPtr<MulticallEntry>, index: u64) -> Exit {
     let done = index.saturating_mul(GuestPtr::<MulticallEntry>::stride());
