@@ -47,7 +47,7 @@ fn nothing_is_handed_out_twice_and_nothing_is_lost() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let dice = seed >> 33;
         if dice % 5 < 3 {
-            let count = if dice % 7 == 0 { 1 + dice % 1200 } else { 1 + dice % 9 };
+            let count = if dice.is_multiple_of(7) { 1 + dice % 1200 } else { 1 + dice % 9 };
             let longest = longest_run(&free);
             match allocator.take(count) {
                 Some(first) => {
