@@ -68,11 +68,27 @@ fn finish<M: Machine>(cx: &mut Cx<'_, M>, exit: Exit) {
     }
 }
 
+/// A handler as a function of its own. Handlers that are inlined here would all pay for the largest one's stack frame,
+/// and the table of them would no longer be a jump.
+macro_rules! out_of_line {
+    ($handler:path) => {{
+        #[inline(never)]
+        fn handler<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+            $handler(cx, args)
+        }
+        handler
+    }};
+}
+
+fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
+    entry::iret::iret(cx)
+}
+
 /// A call from the guest itself: everything but the batch is an entry of [`one`].
 #[inline]
 fn call<M: Machine>(cx: &mut Cx<'_, M>, number: u64, args: &Args) -> HypercallResult {
     match Hypercall::from_raw(number) {
-        Some(Hypercall::Multicall) => multicall::multicall(cx, args),
+        Some(Hypercall::Multicall) => out_of_line!(multicall::multicall)(cx, args),
         Some(other) => one(cx, other, args),
         None => Err(Exit::Err(Errno::NoSys)),
     }
@@ -93,36 +109,38 @@ fn restart(regs: &mut crate::UserRegs, args: &Args) {
 #[inline]
 fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> HypercallResult {
     match number {
-        Hypercall::Iret => entry::iret::iret(cx),
+        Hypercall::Iret => out_of_line!(iret)(cx, args),
         // A batch inside a batch is refused: its progress would have nowhere to be kept.
         Hypercall::Multicall => Err(Exit::Err(Errno::Inval)),
-        Hypercall::SetTrapTable => trap_table::set_trap_table(cx, args),
-        Hypercall::StackSwitch => segment::stack_switch(cx, args),
-        Hypercall::SetCallbacks => callback_op::set_callbacks(cx, args),
-        Hypercall::FpuTaskswitch => segment::fpu_taskswitch(cx, args),
-        Hypercall::SetDebugreg => debugreg::set_debugreg(cx, args),
-        Hypercall::GetDebugreg => debugreg::get_debugreg(cx, args),
-        Hypercall::SetTimerOp => timer::set_timer_op(cx, args),
-        Hypercall::XenVersion => version::xen_version(cx, args),
-        Hypercall::ConsoleIo => console_io::console_io(cx, args),
-        Hypercall::VmAssist => vm_assist::vm_assist(cx, args),
-        Hypercall::VcpuOp => vcpu_op::vcpu_op(cx, args),
-        Hypercall::SetSegmentBase => segment::set_segment_base(cx, args),
-        Hypercall::NmiOp => callback_op::nmi_op(cx, args),
-        Hypercall::SchedOp => sched_op::sched_op(cx, args),
-        Hypercall::CallbackOp => callback_op::callback_op(cx, args),
-        Hypercall::EventChannelOp => evtchn::event_channel_op(cx, args),
-        Hypercall::GrantTableOp => grant::grant_table_op(cx, args),
-        Hypercall::PhysdevOp => physdev_op::physdev_op(cx, args),
-        Hypercall::MemoryOp => memory::memory_op(cx, args),
-        Hypercall::MmuUpdate => mmu::mmu_update(cx, args),
-        Hypercall::MmuextOp => mmuext::mmuext_op(cx, args),
-        Hypercall::UpdateVaMapping => mmu::update_va_mapping(cx, args),
-        Hypercall::UpdateVaMappingOtherdomain => mmu::update_va_mapping_otherdomain(cx, args),
-        Hypercall::SetGdt => entry::descriptors::hypercall_set_gdt(cx, args),
-        Hypercall::UpdateDescriptor => entry::descriptors::hypercall_update_descriptor(cx, args),
-        Hypercall::Sysctl => sysctl::sysctl(cx, args),
-        Hypercall::Domctl => domctl::domctl(cx, args),
-        Hypercall::PlatformOp => platform::platform_op(cx, args),
+        Hypercall::SetTrapTable => out_of_line!(trap_table::set_trap_table)(cx, args),
+        Hypercall::StackSwitch => out_of_line!(segment::stack_switch)(cx, args),
+        Hypercall::SetCallbacks => out_of_line!(callback_op::set_callbacks)(cx, args),
+        Hypercall::FpuTaskswitch => out_of_line!(segment::fpu_taskswitch)(cx, args),
+        Hypercall::SetDebugreg => out_of_line!(debugreg::set_debugreg)(cx, args),
+        Hypercall::GetDebugreg => out_of_line!(debugreg::get_debugreg)(cx, args),
+        Hypercall::SetTimerOp => out_of_line!(timer::set_timer_op)(cx, args),
+        Hypercall::XenVersion => out_of_line!(version::xen_version)(cx, args),
+        Hypercall::ConsoleIo => out_of_line!(console_io::console_io)(cx, args),
+        Hypercall::VmAssist => out_of_line!(vm_assist::vm_assist)(cx, args),
+        Hypercall::VcpuOp => out_of_line!(vcpu_op::vcpu_op)(cx, args),
+        Hypercall::SetSegmentBase => out_of_line!(segment::set_segment_base)(cx, args),
+        Hypercall::NmiOp => out_of_line!(callback_op::nmi_op)(cx, args),
+        Hypercall::SchedOp => out_of_line!(sched_op::sched_op)(cx, args),
+        Hypercall::CallbackOp => out_of_line!(callback_op::callback_op)(cx, args),
+        Hypercall::EventChannelOp => out_of_line!(evtchn::event_channel_op)(cx, args),
+        Hypercall::GrantTableOp => out_of_line!(grant::grant_table_op)(cx, args),
+        Hypercall::PhysdevOp => out_of_line!(physdev_op::physdev_op)(cx, args),
+        Hypercall::MemoryOp => out_of_line!(memory::memory_op)(cx, args),
+        Hypercall::MmuUpdate => out_of_line!(mmu::mmu_update)(cx, args),
+        Hypercall::MmuextOp => out_of_line!(mmuext::mmuext_op)(cx, args),
+        Hypercall::UpdateVaMapping => out_of_line!(mmu::update_va_mapping)(cx, args),
+        Hypercall::UpdateVaMappingOtherdomain => out_of_line!(mmu::update_va_mapping_otherdomain)(cx, args),
+        Hypercall::SetGdt => out_of_line!(entry::descriptors::hypercall_set_gdt)(cx, args),
+        Hypercall::UpdateDescriptor => {
+            out_of_line!(entry::descriptors::hypercall_update_descriptor)(cx, args)
+        }
+        Hypercall::Sysctl => out_of_line!(sysctl::sysctl)(cx, args),
+        Hypercall::Domctl => out_of_line!(domctl::domctl)(cx, args),
+        Hypercall::PlatformOp => out_of_line!(platform::platform_op)(cx, args),
     }
 }
