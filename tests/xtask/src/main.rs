@@ -16,6 +16,7 @@ mod images;
 mod lint;
 mod linux;
 mod live;
+mod machines;
 mod paths;
 mod qemu;
 mod setup;

@@ -7,7 +7,7 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{bench, guests, host, lint, linux, systems};
+use crate::{bench, guests, host, lint, linux, machines, systems};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -116,6 +116,7 @@ impl Case {
 fn all() -> Vec<Case> {
     let mut cases = lint::cases();
     cases.extend(host::cases());
+    cases.extend(machines::cases());
     cases.extend(guests::cases());
     cases.extend(linux::cases());
     cases.extend(systems::cases());

@@ -91,10 +91,14 @@ pub(crate) fn now_ns() -> u64 {
     ticks_to_ns(regs::rdtsc_ordered().saturating_sub(s.start), s.mul, s.shift)
 }
 
-/// The time stamp at a nanosecond.
+/// The first time stamp at which [`now_ns`] has reached `ns`: the exact inverse of the scale, so that an alarm set with it
+/// is not early by the difference of two roundings.
 pub(crate) fn tsc_at(ns: u64) -> u64 {
-    let ticks = u128::from(ns) * u128::from(tsc_hz()) / u128::from(SECOND_NS);
-    START.load(Ordering::Relaxed).saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+    let s = scale();
+    let shifted = (u128::from(ns) << 32).div_ceil(u128::from(s.mul.max(1)));
+    let by = s.shift.unsigned_abs();
+    let ticks = if s.shift >= 0 { shifted.div_ceil(1 << by) } else { shifted << by };
+    s.start.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
 }
 
 /// Calibrates and starts the clock.

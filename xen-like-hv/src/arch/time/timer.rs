@@ -43,7 +43,8 @@ pub(crate) fn set_deadline_ns(deadline: Option<u64>) {
         return;
     }
     let ns = deadline.saturating_sub(now_ns());
-    let ticks = u128::from(ns) * u128::from(APIC_HZ.load(Ordering::Relaxed)) / u128::from(SECOND_NS);
+    let ticks =
+        (u128::from(ns) * u128::from(APIC_HZ.load(Ordering::Relaxed))).div_ceil(u128::from(SECOND_NS));
     // Beyond the counter's range it fires early and is set again.
     apic::timer_count(u32::try_from(ticks).unwrap_or(u32::MAX).max(1));
 }
