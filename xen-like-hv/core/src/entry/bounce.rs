@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
 use pv_abi::vm_assist::VmAssist;
+use zerocopy::IntoBytes;
 
 use super::{EventMasking, GuestBroken, GuestMode, switch_mode};
 use crate::cx::Cx;
@@ -18,9 +19,6 @@ use crate::regs::{
     TRAP_SYSCALL,
 };
 
-/// Words in the longest frame.
-const MAX_WORDS: usize = 12;
-
 /// What lies between R11 and RIP in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extra {
@@ -30,29 +28,6 @@ pub enum Extra {
     ErrorCode(u32),
     /// The data selectors, for the failsafe callback: DS, ES, FS, GS.
     Selectors([u16; 4]),
-}
-
-/// A frame under construction: filled from its lowest word.
-struct Frame {
-    words: [u64; MAX_WORDS],
-    len: usize,
-}
-
-impl Frame {
-    const fn new() -> Self {
-        Self { words: [0; MAX_WORDS], len: 0 }
-    }
-
-    fn push(&mut self, word: u64) {
-        if let Some(slot) = self.words.get_mut(self.len) {
-            *slot = word;
-            self.len += 1;
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        zerocopy::IntoBytes::as_bytes(self.words.get(..self.len).unwrap_or(&[]))
-    }
 }
 
 /// Enters the guest's kernel at `handler`, from whatever it was doing.
@@ -71,24 +46,29 @@ pub fn bounce<M: Machine>(
         GuestMode::Kernel => (cx.regs.rsp, cx.regs.cs & 0xfffc, cx.regs.ss),
         GuestMode::User => (entry.kernel_sp.load(Relaxed), cx.regs.cs & 0xffff, cx.regs.ss),
     };
-    let was_masked = cx.vcpu.events.upcall_masked(cx.m);
-    let frame = build(cx, cs, frame_ss, was_masked, extra);
-    let len = u64::try_from(frame.bytes().len()).unwrap_or(0);
-    let new_sp = GuestVa::new((sp & !0xf).wrapping_sub(len));
-    if !access_ok(new_sp, len) {
-        return Err(GuestBroken("kernel stack lies in the hypervisor's area"));
-    }
+    let was_masked = match masking {
+        EventMasking::Mask => cx.vcpu.events.mask_upcalls(cx.m),
+        EventMasking::Keep => cx.vcpu.events.upcall_masked(cx.m),
+    };
     if from == GuestMode::User {
         switch_mode(cx.m, cx.vcpu, GuestMode::Kernel)?;
     }
-    cx.m.copy_to_guest(new_sp, frame.bytes())
-        .map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
-    if masking == EventMasking::Mask {
-        cx.vcpu.events.set_upcall_mask(cx.m);
-    }
+    let regs = &*cx.regs;
+    let (low, high) = ([regs.rcx, regs.r11], interrupted(cx, cs, frame_ss, was_masked));
+    let new_sp = match extra {
+        Extra::None => push(cx.m, sp, &[low[0], low[1], high[0], high[1], high[2], high[3], high[4]])?,
+        Extra::ErrorCode(code) => {
+            let code = u64::from(code);
+            push(cx.m, sp, &[low[0], low[1], code, high[0], high[1], high[2], high[3], high[4]])?
+        }
+        Extra::Selectors(s) => {
+            let [ds, es, fs, gs] = s.map(u64::from);
+            push(cx.m, sp, &[low[0], low[1], ds, es, fs, gs, high[0], high[1], high[2], high[3], high[4]])?
+        }
+    };
     let regs = &mut *cx.regs;
     regs.rip = handler;
-    regs.rsp = new_sp.raw();
+    regs.rsp = new_sp;
     regs.cs = GUEST_CS64;
     regs.ss = GUEST_SS;
     regs.rflags &= !(RFLAGS_TF | RFLAGS_VM | RFLAGS_RF | RFLAGS_NT | RFLAGS_AC);
@@ -97,8 +77,21 @@ pub fn bounce<M: Machine>(
     Ok(())
 }
 
-/// The frame of the interrupted state. RFLAGS.IF shows the event mask, IOPL the virtual one.
-fn build<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool, extra: Extra) -> Frame {
+/// Writes a frame below `sp`, aligned down to 16 bytes; returns where it begins.
+fn push<M: Machine, const N: usize>(m: &M, sp: u64, words: &[u64; N]) -> Result<u64, GuestBroken> {
+    let bytes = words.as_bytes();
+    let len = u64::try_from(bytes.len()).unwrap_or(0);
+    let new_sp = GuestVa::new((sp & !0xf).wrapping_sub(len));
+    if !access_ok(new_sp, len) {
+        return Err(GuestBroken("kernel stack lies in the hypervisor's area"));
+    }
+    m.copy_to_guest(new_sp, bytes).map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
+    Ok(new_sp.raw())
+}
+
+/// The interrupted state: RIP, CS with the old event mask, RFLAGS, RSP, SS. RFLAGS.IF shows the event mask, IOPL the
+/// virtual one.
+fn interrupted<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool) -> [u64; 5] {
     let regs = &*cx.regs;
     let mut flags = regs.rflags & !(RFLAGS_IF | crate::regs::RFLAGS_IOPL);
     if !was_masked {
@@ -107,18 +100,5 @@ fn build<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool, extra: 
     if cx.dom.has_assist(VmAssist::ArchitecturalIopl) {
         flags |= cx.vcpu.entry.iopl.load(Relaxed);
     }
-    let mut f = Frame::new();
-    f.push(regs.rcx);
-    f.push(regs.r11);
-    match extra {
-        Extra::None => {}
-        Extra::ErrorCode(code) => f.push(u64::from(code)),
-        Extra::Selectors(selectors) => selectors.iter().for_each(|s| f.push(u64::from(*s))),
-    }
-    f.push(regs.rip);
-    f.push(cs | u64::from(was_masked) << 32);
-    f.push(flags);
-    f.push(regs.rsp);
-    f.push(ss & 0xffff);
-    f
+    [regs.rip, cs | u64::from(was_masked) << 32, flags, regs.rsp, ss & 0xffff]
 }

@@ -94,6 +94,11 @@ impl VcpuEvents {
         })
     }
 
+    /// Masks upcalls; whether they were masked. A vcpu without `vcpu_info` gets none.
+    pub fn mask_upcalls(&self, m: &impl Frames) -> bool {
+        self.word(m, 0).is_none_or(|w| w.fetch_or(MASKED, SeqCst) & MASK != 0)
+    }
+
     /// Masks upcalls.
     pub fn set_upcall_mask(&self, m: &impl Frames) {
         self.store_upcall_mask(m, true);

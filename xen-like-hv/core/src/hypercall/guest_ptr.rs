@@ -106,8 +106,14 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
     ///
     /// # Errors
     /// `EFAULT`.
+    #[inline]
     pub fn read(&self, m: &impl GuestMem) -> Result<T, Errno> {
-        self.read_at(m, 0)
+        if self.count == 0 {
+            return Err(Errno::Fault);
+        }
+        let mut value = T::new_zeroed();
+        m.copy_from_guest(value.as_mut_bytes(), self.base).map_err(|_| Errno::Fault)?;
+        Ok(value)
     }
 
     /// Copies value `index` out.

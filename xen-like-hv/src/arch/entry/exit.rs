@@ -26,7 +26,9 @@ extern "C" fn exit_work(regs: &mut UserRegs) {
     let m = &state::MACHINE;
     loop {
         let todo = cpu_info().work.swap(0, AcqRel);
-        interrupts(hv, m, todo);
+        if todo & (work::TIMER | work::PIRQ | work::CONSOLE) != 0 {
+            interrupts(hv, m, todo);
+        }
         if todo & work::RESCHED != 0 || current().is_none() || hv.sched.resched_needed(m.pcpu()) {
             schedule(hv, m, regs);
         }
