@@ -3,6 +3,7 @@
 //! A virtual disk is a directory `backend/vbd/DOMID/DEVID` of dom0's, made by the toolstack. Its state and the front
 //! end's, in the guest's part of the store, tell when to connect and when to part ([`dom0_tools::blkback::handshake`]).
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
@@ -17,6 +18,7 @@ use dom0_tools::xenstore::ConnId;
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::blkif::VdiskFlags;
+use pv_abi::io::ring::RingError;
 use pv_abi::io::xenbus::XenbusState;
 use pv_guest_kernel::task::{self, Notify};
 
@@ -39,6 +41,8 @@ struct Backend {
     read_only: bool,
     state: Cell<XenbusState>,
     vbd: RefCell<Option<Rc<Vbd>>>,
+    /// Why the ring was given up; taken by the service.
+    fault: Cell<Option<RingError>>,
 }
 
 /// The service.
@@ -91,7 +95,18 @@ impl BlockService {
                 }
                 task::yield_now().await;
             }
+            self.end_faulty();
             self.news.wait().await;
+        }
+    }
+
+    /// Parts from front ends whose rings were given up.
+    fn end_faulty(&self) {
+        let all: Vec<Rc<Backend>> = self.backends.borrow().values().cloned().collect();
+        for backend in all {
+            if let Some(fault) = backend.fault.take() {
+                backend.end(&mut self.store.handle(), fault);
+            }
         }
     }
 
@@ -101,11 +116,11 @@ impl BlockService {
         let exists = store.read(path).is_ok();
         let known = self.backends.borrow().get(path).cloned();
         match (known, exists) {
-            (Some(backend), true) => backend.advance(&mut store),
+            (Some(backend), true) => backend.advance(&mut store, &self.news),
             (Some(backend), false) => self.forget(&backend),
             (None, true) => {
                 if let Some(backend) = self.adopt(path) {
-                    backend.advance(&mut store);
+                    backend.advance(&mut store, &self.news);
                 }
             }
             (None, false) => {}
@@ -123,8 +138,9 @@ impl BlockService {
         let disk = self.machine.disk(&target)?;
         let read_only = disk.is_read_only() || !mode.starts_with('w');
         let state = Cell::new(XenbusState::Initialising);
-        let vbd = RefCell::new(None);
-        let backend = Rc::new(Backend { dom, path: path.to_string(), frontend, disk, read_only, state, vbd });
+        let (vbd, fault) = (RefCell::new(None), Cell::new(None));
+        let own_path = path.to_string();
+        let backend = Rc::new(Backend { dom, path: own_path, frontend, disk, read_only, state, vbd, fault });
         // The watch comes first, so that no change of the front end is missed.
         self.store.watch(self.conn, &format!("{}/state", backend.frontend), path).ok()?;
         self.backends.borrow_mut().insert(path.to_string(), backend.clone());
@@ -153,7 +169,7 @@ impl BlockService {
 
 impl Backend {
     /// Does what the two states ask for, until they come to rest.
-    fn advance(&self, store: &mut StoreHandle) {
+    fn advance(self: &Rc<Self>, store: &mut StoreHandle, news: &Rc<Notify>) {
         loop {
             let theirs = store.read(&format!("{}/state", self.frontend)).ok();
             let theirs = theirs.map(|value| handshake::parse_state(&value).unwrap_or(XenbusState::Unknown));
@@ -164,7 +180,7 @@ impl Backend {
                     self.offer(store);
                     XenbusState::InitWait
                 }
-                Step::Connect => match self.connect(store) {
+                Step::Connect => match self.connect(store, news) {
                     Ok(()) => XenbusState::Connected,
                     Err(reason) => {
                         self.report(store, &reason);
@@ -205,7 +221,7 @@ impl Backend {
         self.put(store, "feature-max-indirect-segments", &MAX_INDIRECT_SEGMENTS.to_string());
     }
 
-    fn connect(&self, store: &mut StoreHandle) -> Result<(), String> {
+    fn connect(self: &Rc<Self>, store: &mut StoreHandle, news: &Rc<Notify>) -> Result<(), String> {
         let front = &self.frontend;
         let need = |store: &mut StoreHandle, name: &str| {
             number(store, &format!("{front}/{name}")).ok_or(format!("the front end gives no {name}"))
@@ -217,7 +233,15 @@ impl Backend {
             return Err("the front end speaks another protocol".to_string());
         }
         let geometry = Geometry { sectors: self.disk.sectors(), read_only: self.read_only };
-        let vbd = Vbd::connect(self.dom, ring, port, self.disk.clone(), geometry)?;
+        let (backend, news) = (Rc::downgrade(self), news.clone());
+        // Called from within the ring's task: the service does the rest.
+        let given_up = Box::new(move |error| {
+            if let Some(backend) = backend.upgrade() {
+                backend.fault.set(Some(error));
+                news.notify();
+            }
+        });
+        let vbd = Vbd::connect(self.dom, ring, port, self.disk.clone(), geometry, given_up)?;
         *self.vbd.borrow_mut() = Some(vbd);
         let flags = if self.read_only { VdiskFlags::READONLY } else { VdiskFlags::empty() };
         self.put(store, "sectors", &geometry.sectors.to_string());
@@ -225,6 +249,14 @@ impl Backend {
         self.put(store, "sector-size", "512");
         self.put(store, "physical-sector-size", "512");
         Ok(())
+    }
+
+    /// The front end broke its ring: it is told that this is the end.
+    fn end(&self, store: &mut StoreHandle, fault: RingError) {
+        self.disconnect();
+        self.report(store, &fault.to_string());
+        self.state.set(XenbusState::Closed);
+        self.put(store, "state", &XenbusState::Closed.raw().to_string());
     }
 
     fn disconnect(&self) {

@@ -35,6 +35,8 @@ pub(crate) struct Vbd {
     ring: RefCell<BackRing<Blkif>>,
     channel: EventChannel,
     wake: Notify,
+    /// Told when the ring is given up.
+    given_up: Box<dyn Fn(RingError)>,
 }
 
 fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String> {
@@ -42,13 +44,15 @@ fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String>
 }
 
 impl Vbd {
-    /// Takes a front end's ring up and serves it from now on.
+    /// Takes a front end's ring up and serves it from now on. `given_up` is called if the ring turns out to hold
+    /// nonsense.
     pub(crate) fn connect(
         dom: DomId,
         ring: GrantRef,
         port: EvtchnPort,
         disk: Rc<Disk>,
         geometry: Geometry,
+        given_up: Box<dyn Fn(RingError)>,
     ) -> Result<Rc<Self>, String> {
         let page = because("mapping the ring", grant::map(dom, &[ring], Access::ReadWrite))?;
         let words: &[AtomicU32; RING_WORDS] = page.area().view(0);
@@ -63,6 +67,7 @@ impl Vbd {
             ring: RefCell::new(ring),
             channel,
             wake: Notify::new(),
+            given_up,
         });
         task::spawn(vbd.clone().serve()).detach();
         Ok(vbd)
@@ -87,8 +92,8 @@ impl Vbd {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                pv_guest_kernel::println!("dom0: d{}: block ring given up: {error}", self.dom.raw());
                 self.close();
+                (self.given_up)(error);
                 None
             }
         }
