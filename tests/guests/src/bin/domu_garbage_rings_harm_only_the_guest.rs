@@ -2,7 +2,7 @@
 //! from it, the store must say on the page that it listens no longer; that dom0 and the other guests go on is for
 //! whoever started this guest to see.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(target_os = "none", expect(unsafe_code, reason = "views the store's page as dom0 sees it"))]
+#![expect(unsafe_code, reason = "views the store's page as dom0 sees it")]
 
 extern crate alloc;
 
