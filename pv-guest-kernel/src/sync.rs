@@ -79,6 +79,11 @@ impl<T: ?Sized> IrqLock<T> {
         IrqGuard { inner: self.inner.lock(), _masked: masked }
     }
 
+    /// Takes the lock where events are masked anyway and stay so: in an upcall. Does without the counting.
+    pub(crate) fn lock_in_upcall(&self) -> impl DerefMut<Target = T> {
+        self.inner.lock()
+    }
+
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
         let masked = Masked::new();

@@ -30,6 +30,7 @@ const PORTS: usize = EVTCHN_2L_NR_CHANNELS as usize;
 
 /// What happens at a port.
 pub(crate) struct Sink {
+    port: EvtchnPort,
     pub(crate) handler: IrqLock<Option<Handler>>,
     pub(crate) notify: Notify,
     /// Whether a channel owns the port.
@@ -97,37 +98,33 @@ fn scan_word(word: u32) {
     let index = word as usize;
     let (pending, masked) = (&page.evtchn_pending[index], &page.evtchn_mask[index]);
     let mut bits = pending.load(Ordering::Acquire) & !masked.load(Ordering::Acquire);
+    let vcpu = crate::arch::percpu::vcpu_id();
     while bits != 0 {
         let bit = bits.trailing_zeros();
         bits &= bits - 1;
-        let port = word * 64 + bit;
-        if u32::from(OWNER[port as usize].load(Ordering::Relaxed)) != crate::arch::percpu::vcpu_id() {
-            continue;
+        let port = index * 64 + bit as usize;
+        if u32::from(OWNER[port].load(Ordering::Relaxed)) == vcpu {
+            pending.fetch_and(!(1 << bit), Ordering::AcqRel);
+            deliver(port);
         }
-        pending.fetch_and(!(1 << bit), Ordering::AcqRel);
-        deliver(EvtchnPort::new(port));
     }
 }
 
-fn deliver(port: EvtchnPort) {
-    let Some(sink) = SINKS.get(port.raw() as usize).and_then(OnceSink::get) else {
+fn deliver(port: usize) {
+    let Some(sink) = SINKS[port].get().filter(|sink| sink.bound.load(Ordering::Acquire)) else {
         SPURIOUS.fetch_add(1, Ordering::Relaxed);
         return;
     };
-    if !sink.bound.load(Ordering::Acquire) {
-        SPURIOUS.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
-    let handler = sink.handler.lock().clone();
+    let handler = sink.handler.lock_in_upcall().clone();
     if let Some(handler) = handler {
-        handler(port);
+        handler(sink.port);
     }
     sink.notify.notify();
 }
 
 /// Takes possession of the sink of `port`, without a handler and with no event noted.
 fn register(port: EvtchnPort, vcpu: VcpuId) -> Option<&'static Sink> {
-    let sink = SINKS.get(port.raw() as usize)?.get_or_make();
+    let sink = SINKS.get(port.raw() as usize)?.get_or_make(port);
     set_owner(port, vcpu);
     let old = sink.handler.lock().take();
     drop(old);

@@ -1,11 +1,13 @@
 //! Where the sinks of the ports are kept.
 
 use alloc::boxed::Box;
+use core::sync::atomic::AtomicBool;
+
+use pv_abi::ids::EvtchnPort;
 
 use super::Sink;
 use crate::sync::IrqLock;
 use crate::task::Notify;
-use core::sync::atomic::AtomicBool;
 
 /// A place for a sink that is made when it is first needed and never goes away.
 pub(super) struct OnceSink(spin::Once<Box<Sink>>);
@@ -19,9 +21,10 @@ impl OnceSink {
         self.0.get().map(|sink| &**sink)
     }
 
-    pub(super) fn get_or_make(&self) -> &Sink {
+    pub(super) fn get_or_make(&self, port: EvtchnPort) -> &Sink {
         self.0.call_once(|| {
             Box::new(Sink {
+                port,
                 handler: IrqLock::new(None),
                 notify: Notify::new(),
                 bound: AtomicBool::new(false),
