@@ -85,7 +85,7 @@ fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
 }
 
 /// A call from the guest itself: everything but the batch is an entry of [`one`].
-#[inline]
+#[inline(always)]
 fn call<M: Machine>(cx: &mut Cx<'_, M>, number: u64, args: &Args) -> HypercallResult {
     match Hypercall::from_raw(number) {
         Some(Hypercall::Multicall) => out_of_line!(multicall::multicall)(cx, args),
@@ -106,7 +106,7 @@ fn restart(regs: &mut crate::UserRegs, args: &Args) {
 }
 
 /// One call, alone or as an entry of a batch.
-#[inline]
+#[inline(always)]
 fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> HypercallResult {
     match number {
         Hypercall::Iret => out_of_line!(iret)(cx, args),
