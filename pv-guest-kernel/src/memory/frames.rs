@@ -127,7 +127,7 @@ pub fn alloc(count: usize) -> Option<Pfn> {
     }
 }
 
-/// As [`alloc`], filled with zeros.
+/// As [`alloc()`], filled with zeros.
 #[must_use]
 pub fn alloc_zeroed(count: usize) -> Option<Pfn> {
     let pfn = alloc(count)?;
