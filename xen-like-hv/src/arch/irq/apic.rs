@@ -52,6 +52,9 @@ static PAGE: AtomicU64 = AtomicU64::new(0);
 
 /// Chooses the mode and maps the page if it is needed. Called once, before [`enable`].
 pub(crate) fn init(page_at: u64, use_x2apic: bool) {
+    // Firmware that has gone over to x2APIC mode leaves no way back but a reset.
+    // SAFETY: the feature check has found a local APIC, so the register is there.
+    let use_x2apic = use_x2apic || unsafe { rdmsr(MSR_APIC_BASE) } & BASE_X2APIC != 0;
     X2APIC.store(use_x2apic, Ordering::Relaxed);
     if !use_x2apic {
         PAGE.store(mm::map_device(page_at, mm::layout::PAGE), Ordering::Relaxed);
