@@ -207,8 +207,19 @@ pub struct Mutex<T> {
 
 /// Access to what a [`Mutex`] holds.
 pub struct MutexGuard<'a, T> {
-    mutex: &'a Mutex<T>,
-    value: Option<RefMut<'a, T>>,
+    // Order matters: the value is given back before the next task is let in.
+    value: RefMut<'a, T>,
+    _release: Release<'a, T>,
+}
+
+/// Lets the next task in when it is dropped.
+struct Release<'a, T>(&'a Mutex<T>);
+
+impl<T> Drop for Release<'_, T> {
+    fn drop(&mut self) {
+        self.0.held.set(false);
+        wake_all(&self.0.waiters);
+    }
 }
 
 impl<T> Mutex<T> {
@@ -227,30 +238,20 @@ impl<T> Mutex<T> {
             Poll::Ready(())
         })
         .await;
-        MutexGuard { mutex: self, value: Some(self.value.borrow_mut()) }
+        MutexGuard { value: self.value.borrow_mut(), _release: Release(self) }
     }
 }
 
 impl<T> core::ops::Deref for MutexGuard<'_, T> {
     type Target = T;
 
-    #[expect(clippy::expect_used, reason = "only drop takes the value out")]
     fn deref(&self) -> &T {
-        self.value.as_ref().expect("present until dropped")
+        &self.value
     }
 }
 
 impl<T> core::ops::DerefMut for MutexGuard<'_, T> {
-    #[expect(clippy::expect_used, reason = "only drop takes the value out")]
     fn deref_mut(&mut self) -> &mut T {
-        self.value.as_mut().expect("present until dropped")
-    }
-}
-
-impl<T> Drop for MutexGuard<'_, T> {
-    fn drop(&mut self) {
-        self.value = None;
-        self.mutex.held.set(false);
-        wake_all(&self.mutex.waiters);
+        &mut self.value
     }
 }
