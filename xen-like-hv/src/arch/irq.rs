@@ -115,11 +115,10 @@ pub(crate) fn route_for_guest(gsi: u32, config: GsiConfig) -> Result<(), GsiUnav
     if ioapic::is_console(gsi) {
         return Err(GsiUnavailable);
     }
-    let isa = (0..16u8).map(|irq| madt.isa_to_gsi(irq)).find(|o| o.gsi == gsi);
-    let (level, active_low) = isa.map_or((true, true), |o| (o.level, o.active_low));
+    let firmware = ioapic::firmware_signal(madt, gsi);
     let signal = ioapic::Signal {
-        level: config.level.unwrap_or(level),
-        active_low: config.active_low.unwrap_or(active_low),
+        level: config.level.unwrap_or(firmware.level),
+        active_low: config.active_low.unwrap_or(firmware.active_low),
     };
     let target = percpu::record(0).apic_id.load(Ordering::Relaxed);
     ioapic::route(gsi, target, signal).map(|_| ()).map_err(|_| GsiUnavailable)

@@ -75,7 +75,10 @@ pub(crate) fn init(madt: &Madt) {
         let mut controller = Controller { at: found.at, registers, gsi_base: found.gsi_base, pins: 0 };
         controller.pins = (controller.read(VERSION) >> 16 & 0xff) + 1;
         for pin in 0..controller.pins {
-            controller.write(FIRST_ENTRY + 2 * pin, ENTRY_MASKED);
+            // With the right trigger from the start: a line that is up while its masked entry says "edge" would not be
+            // seen when the entry changes to "level".
+            let signal = firmware_signal(madt, found.gsi_base + pin);
+            controller.write(FIRST_ENTRY + 2 * pin, ENTRY_MASKED | signal.entry_bits());
         }
         log::info!(
             "IO-APIC {}: interrupts {} to {}",
@@ -96,6 +99,22 @@ pub(crate) struct Signal {
     pub(crate) level: bool,
     /// Low is active.
     pub(crate) active_low: bool,
+}
+
+impl Signal {
+    fn entry_bits(self) -> u32 {
+        let level = if self.level { ENTRY_LEVEL } else { 0 };
+        let polarity = if self.active_low { ENTRY_ACTIVE_LOW } else { 0 };
+        level | polarity
+    }
+}
+
+/// How the firmware says that an interrupt signals: ISA interrupts by the overrides, else edge and active high; the
+/// others level and active low, as PCI's are.
+pub(crate) fn firmware_signal(madt: &Madt, gsi: u32) -> Signal {
+    let isa = (0..16_u8).map(|irq| madt.isa_to_gsi(irq)).find(|o| o.gsi == gsi);
+    let (level, active_low) = isa.map_or((true, true), |o| (o.level, o.active_low));
+    Signal { level, active_low }
 }
 
 /// Why an interrupt could not be routed.
@@ -121,17 +140,15 @@ pub(crate) fn route(gsi: u32, apic_id: u32, signal: Signal) -> Result<u32, Route
         known => u32::from(known),
     };
     VECTOR[index].store(u8::try_from(vector).unwrap_or(0), Ordering::Relaxed);
-    let level = if signal.level { ENTRY_LEVEL } else { 0 };
-    let polarity = if signal.active_low { ENTRY_ACTIVE_LOW } else { 0 };
     if signal.level {
         FLAGS[index].fetch_or(FLAG_LEVEL, Ordering::Relaxed);
     } else {
         FLAGS[index].fetch_and(!FLAG_LEVEL, Ordering::Relaxed);
     }
-    controller.write(entry, ENTRY_MASKED);
+    controller.write(entry, ENTRY_MASKED | signal.entry_bits());
     // Physical destination: only 8 bits without interrupt remapping.
     controller.write(entry + 1, apic_id << 24);
-    controller.write(entry, vector | level | polarity | ENTRY_MASKED);
+    controller.write(entry, vector | signal.entry_bits() | ENTRY_MASKED);
     Ok(vector)
 }
 
