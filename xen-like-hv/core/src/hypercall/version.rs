@@ -18,9 +18,9 @@ use crate::port::Machine;
 
 const MAJOR: u64 = 4;
 const MINOR: u64 = 17;
-const EXTRA: &str = ".0-seed";
+const EXTRA: &str = ".0-xen-like-hv";
 const CAPABILITIES: &str = "xen-3.0-x86_64 ";
-const CHANGESET: &str = concat!("seed ", env!("CARGO_PKG_VERSION"));
+const CHANGESET: &str = concat!("xen-like-hv ", env!("CARGO_PKG_VERSION"));
 /// What a domain sees instead of a text that is not for it.
 const DENIED: &str = "<denied>";
 
