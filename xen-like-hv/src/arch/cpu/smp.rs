@@ -72,7 +72,7 @@ pub(crate) fn start_others(limit: usize, idle: fn() -> !) {
             start(page, tables, cpu);
         }
         paging::close_boot_tables();
-        crate::arch::mm::tlb::flush_local();
+        crate::arch::mm::tlb::flush_own();
     }
     log::info!("{} of {} pcpus in use", percpu::count(), listed.len().max(1));
 }

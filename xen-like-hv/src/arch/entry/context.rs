@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::entry::GuestMode;
 use hv_core::entry::context::FpuArea;
-use hv_core::port::{Cpu, FlushScope, TaskSwitched, Tlb};
+use hv_core::port::{Cpu, TaskSwitched};
 use hv_core::vcpu::Vcpu;
 use hv_core::{Machine, UserRegs};
 use x86_64::registers::model_specific::Msr;
@@ -88,8 +88,8 @@ pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
         GuestMode::User => vcpu.mm.user_root(),
     };
     if let Some(root) = root {
+        // This drops what is left of the former guest: entries of guests are never global.
         m.load_root(root);
-        m.flush_local(FlushScope::All);
     }
     load_tables(m, vcpu);
     let saved = vcpu.context.lock();

@@ -19,7 +19,7 @@ pub(crate) fn serve_flush() {
     }
 }
 
-/// Flushes the TLBs of the pcpus in `mask`, global entries too, and returns when all have done so.
+/// Flushes what the TLBs of the pcpus in `mask` have of guests, and returns when all have done so.
 pub(crate) fn flush_on(mask: u64) {
     let own = percpu::this_cpu();
     let others = mask & percpu::all_mask() & !(1 << own);

@@ -84,8 +84,8 @@ pub(crate) fn master() -> u64 {
 
 /// Loads the master L4: no guest runs.
 pub(crate) fn load_idle_root() {
-    // SAFETY: the master maps all of the hypervisor.
-    unsafe { regs::write_cr3(master()) }
+    // SAFETY: the master maps all of the hypervisor, and nothing else.
+    unsafe { super::tlb::load_root_without_guest(master()) }
 }
 
 /// Loads a guest's L4.
@@ -94,7 +94,7 @@ pub(crate) fn load_idle_root() {
 /// It must hold the hypervisor's sixteen entries and stay a page table while it is loaded.
 pub(crate) unsafe fn load_root(at: u64) {
     // SAFETY: the caller vouches for the table.
-    unsafe { regs::write_cr3(at) }
+    unsafe { super::tlb::load_guest_root(at) }
 }
 
 /// The sixteen entries that every L4 shares.
