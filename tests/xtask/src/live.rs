@@ -26,6 +26,9 @@ pub(crate) struct RunArgs {
     /// Without a terminal: the console goes to target/run/console.log, commands come through `cargo xtask pvctl`
     #[arg(long)]
     headless: bool,
+    /// Take the images as they are
+    #[arg(long)]
+    no_build: bool,
     #[command(flatten)]
     hardware: Hardware,
 }
@@ -34,7 +37,9 @@ impl RunArgs {
     /// Runs the system until it ends.
     pub(crate) fn run(&self) -> Result<u8> {
         setup::need(&[setup::QEMU, setup::MTOOLS])?;
-        images::build_for(self.hardware.hv.as_deref())?;
+        if !self.no_build {
+            images::build_for(self.hardware.hv.as_deref())?;
+        }
         let plan = Plan {
             name: String::new(),
             hardware: self.hardware.clone(),
@@ -61,7 +66,7 @@ impl RunArgs {
 /// Every guest kernel, each with a configuration to create it from.
 fn standard_volume() -> Volume {
     let mut volume = Volume::default();
-    for name in images::guest_names() {
+    for name in images::guest_names().into_iter().filter(|name| images::guest(name).exists()) {
         volume.add(&images::guest(&name), &name);
         let config = format!("name = \"{name}\"\nkernel = \"{name}\"\nmemory = 32\nvcpus = 1\n");
         volume.add_text(&format!("{name}.cfg"), &config);
