@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use pv_guest_kernel::privileged::ports;
 
 use crate::irq::{Interrupt, Lines};
-use crate::pci::{ConfigSpace, Function};
+use crate::pci::{self, Function};
 use crate::tty::Tty;
 use crate::virtio::blk::Disk;
 use crate::virtio::console::Console;
@@ -31,40 +31,33 @@ impl Machine {
             tty.print(&format!("dom0: no I/O ports: {}\n", error.name()));
             return machine;
         }
-        let config = ConfigSpace::new();
         let mut lines = Lines::default();
-        for function in config.scan() {
+        for function in pci::scan() {
             if function.vendor != virtio::VENDOR {
                 continue;
             }
-            if let Err(error) = machine.start(&config, &mut lines, &function, tty) {
-                tty.print(&format!("dom0: PCI {}: {error}\n", function.bdf));
+            if let Err(error) = machine.start(&mut lines, &function, tty) {
+                tty.print(&format!("dom0: PCI {}: {error}\n", function.place));
             }
         }
         machine
     }
 
-    fn start(
-        &mut self,
-        config: &ConfigSpace,
-        lines: &mut Lines,
-        function: &Function,
-        tty: &Tty,
-    ) -> Result<(), InitError> {
+    fn start(&mut self, lines: &mut Lines, function: &Function, tty: &Tty) -> Result<(), InitError> {
         let gsi = u32::from(function.irq_line);
         match function.subsystem {
             virtio::TYPE_BLOCK => {
-                let disk = Disk::new(disk_name(self.disks.len()), config, function)?;
+                let disk = Disk::new(disk_name(self.disks.len()), function)?;
                 attach(lines, gsi, disk.clone())?;
                 let (name, mib) = (disk.name(), disk.sectors() / 2048);
                 let mode = if disk.is_read_only() { ", read-only" } else { "" };
-                tty.print(&format!("dom0: {name}: {mib} MiB{mode} at PCI {}, GSI {gsi}\n", function.bdf));
+                tty.print(&format!("dom0: {name}: {mib} MiB{mode} at PCI {}, GSI {gsi}\n", function.place));
                 self.disks.push(disk);
             }
             virtio::TYPE_CONSOLE if self.control.is_none() => {
-                let console = Console::new(config, function)?;
+                let console = Console::new(function)?;
                 attach(lines, gsi, console.clone())?;
-                tty.print(&format!("dom0: control channel at PCI {}, GSI {gsi}\n", function.bdf));
+                tty.print(&format!("dom0: control channel at PCI {}, GSI {gsi}\n", function.place));
                 self.control = Some(console);
             }
             _ => {}

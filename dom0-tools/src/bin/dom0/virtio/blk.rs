@@ -19,7 +19,7 @@ use pv_guest_kernel::privileged::dma::DmaBuf;
 use super::queue::{Buffer, DESC_NEXT, DESC_WRITE, Queue, write_desc};
 use super::{InitError, Transport};
 use crate::irq::Interrupt;
-use crate::pci::{ConfigSpace, Function};
+use crate::pci::Function;
 
 /// Bytes of a sector in every request, whatever the disk's own block size.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -124,12 +124,8 @@ pub(crate) struct Disk {
 
 impl Disk {
     /// Sets the device up. The caller gives it to the device's interrupt line.
-    pub(crate) fn new(
-        name: String,
-        config: &ConfigSpace,
-        function: &Function,
-    ) -> Result<Rc<Self>, InitError> {
-        let (transport, offered) = Transport::start(config, function)?;
+    pub(crate) fn new(name: String, function: &Function) -> Result<Rc<Self>, InitError> {
+        let (transport, offered) = Transport::start(function)?;
         if offered & FEATURE_INDIRECT == 0 {
             transport.fail();
             return Err(InitError::MissingFeature("indirect descriptors"));

@@ -15,7 +15,7 @@ use pv_guest_kernel::privileged::dma::DmaBuf;
 use super::queue::{Buffer, Queue, QueueError};
 use super::{InitError, Transport};
 use crate::irq::Interrupt;
-use crate::pci::{ConfigSpace, Function};
+use crate::pci::Function;
 
 const RX: u16 = 0;
 const TX: u16 = 1;
@@ -52,8 +52,8 @@ fn pages(queue: &Queue) -> Result<Vec<DmaBuf>, InitError> {
 
 impl Console {
     /// Sets the device up. The caller gives it to the device's interrupt line.
-    pub(crate) fn new(config: &ConfigSpace, function: &Function) -> Result<Rc<Self>, InitError> {
-        let (transport, _) = Transport::start(config, function)?;
+    pub(crate) fn new(function: &Function) -> Result<Rc<Self>, InitError> {
+        let (transport, _) = Transport::start(function)?;
         transport.accept(0);
         let rx = transport.queue(RX, DEPTH)?;
         let tx = transport.queue(TX, DEPTH)?;

@@ -7,7 +7,7 @@ pub(crate) mod blk;
 pub(crate) mod console;
 pub(crate) mod queue;
 
-use crate::pci::{ConfigSpace, Function};
+use crate::pci::Function;
 use pv_abi::errno::Errno;
 use pv_guest_kernel::privileged::ports::PortRange;
 use queue::{Queue, QueueError};
@@ -70,12 +70,12 @@ pub(crate) struct Transport {
 
 impl Transport {
     /// Resets the device and says that a driver is here. Returns the features the device offers.
-    pub(crate) fn start(config: &ConfigSpace, function: &Function) -> Result<(Self, u32), InitError> {
+    pub(crate) fn start(function: &Function) -> Result<(Self, u32), InitError> {
         let base = function.io_base.ok_or(InitError::NoLegacyInterface)?;
         if function.device > LAST_TRANSITIONAL {
             return Err(InitError::NoLegacyInterface);
         }
-        config.enable(function.bdf);
+        function.enable();
         let ports = PortRange::new(base, NR_PORTS);
         ports.write_u8(REG_STATUS, 0);
         ports.write_u8(REG_STATUS, STATUS_ACKNOWLEDGE);
