@@ -92,7 +92,6 @@ fn note_released(rank: Rank) {
 
 /// Whether a second lock of a rank that is already held is in order here.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "ranks are checked in debug builds only"))]
 enum SameRank {
     Refused,
     Allowed,
