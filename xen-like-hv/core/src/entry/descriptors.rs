@@ -252,7 +252,7 @@ pub fn hypercall_update_descriptor<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) 
     let at = MachAddr::new(args.get(0));
     let value = checked(args.get(1)).ok_or(Errno::Inval)?;
     let index = usize::try_from(at.offset() / 8).map_err(|_| Errno::Inval)?;
-    if at.raw() % 8 != 0 {
+    if !at.raw().is_multiple_of(8) {
         return Err(Exit::Err(Errno::Inval));
     }
     let page = cx.hv.frames.get_page(at.mfn(), cx.dom.id).map_err(|_| Errno::Inval)?;

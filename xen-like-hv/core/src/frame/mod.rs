@@ -584,14 +584,8 @@ impl FrameTable {
     /// Gives up a general reference.
     #[inline]
     pub(crate) fn put_raw(&self, mfn: Mfn, page: &PageInfo) {
-        let mut now = page.count_info();
-        loop {
-            assert!(now.count() != 0, "reference to {mfn} put that nobody holds");
-            match page.swap_count_info(now, now.minus_one()) {
-                Ok(()) => break,
-                Err(seen) => now = seen,
-            }
-        }
+        let now = page.take_one_off();
+        assert!(now.count() != 0, "reference to {mfn} put that nobody holds");
         if now.count() == 1 {
             self.free_domain_frame(mfn, page, now);
         }

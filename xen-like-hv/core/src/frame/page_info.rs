@@ -232,9 +232,6 @@ impl CountInfo {
     pub(crate) const fn plus_one(self) -> Self {
         Self(self.0 + 1)
     }
-    pub(crate) const fn minus_one(self) -> Self {
-        Self(self.0 - 1)
-    }
 }
 
 /// What is known of one frame. All zeros is a frame that is reserved.
@@ -279,6 +276,12 @@ impl PageInfo {
     #[inline]
     pub(crate) fn swap_count_info(&self, old: CountInfo, new: CountInfo) -> Result<(), CountInfo> {
         self.count_info.compare_exchange_weak(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(CountInfo)
+    }
+
+    /// One reference less; returns the word before. The caller checks that there was one.
+    #[inline]
+    pub(crate) fn take_one_off(&self) -> CountInfo {
+        CountInfo(self.count_info.fetch_sub(1, AcqRel))
     }
 
     #[inline]

@@ -19,7 +19,7 @@ use crate::entry;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::frame::{FrameTable, PageRef};
 use crate::mm::grant_map::entry_index;
-use crate::mm::update::{LockedTable, Store, update_l1};
+use crate::mm::update::{LockedTable, Store, update_l1, update_l1_inline};
 use crate::mm::{Pt, Rights, TableError, walk};
 use crate::port::{Cpu, CpuMask, FlushScope, Frames, Machine, Tlb};
 
@@ -293,7 +293,7 @@ fn pt_update<'a, M: Machine>(
     let new = Pte::from_raw(value);
     if table.level() == Level::L1 {
         let word = cx.m.words(mfn).get(index).ok_or(Errno::Inval)?;
-        return Ok(update_l1(frames, cx.m, word, new, update.rights, how)?);
+        return Ok(update_l1_inline(frames, cx.m, word, new, update.rights, how)?);
     }
     if !update.is_own() {
         return Err(TableError::Errno(Errno::Inval));

@@ -25,7 +25,7 @@ pub struct Rights {
 ///
 /// # Errors
 /// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device.
-#[inline]
+#[inline(always)]
 pub(crate) fn get(frames: &FrameTable, m: &(impl Tlb + Cpu), pte: Pte, rights: Rights) -> Result<(), Errno> {
     pte_rules::check_l1_flags(pte)?;
     let page = match frames.get_page(pte.mfn(), rights.frames_of) {
@@ -62,7 +62,7 @@ pub(crate) fn referenced(frames: &FrameTable, pte: Pte) -> Option<&'static PageI
 
 /// Gives up what a former L1 entry owned. `clock` was read after the entry could no longer be used for a new
 /// translation.
-#[inline]
+#[inline(always)]
 pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
     if !pte.is_present() {
         return;
@@ -76,7 +76,7 @@ pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
 }
 
 /// Gives up the writable type reference of an entry that stays, read-only.
-#[inline]
+#[inline(always)]
 pub(crate) fn put_writable(mfn: Mfn, page: &PageInfo) {
     match types::put(page) {
         types::TypePut::Done => {}

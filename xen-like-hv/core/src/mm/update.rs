@@ -106,12 +106,27 @@ fn store_preserving(word: &AtomicU64, old: Pte, new: Pte) {
     }
 }
 
+/// Changes an entry of a locked L1: [`update_l1_inline`] for callers that are not in a hurry.
+///
+/// # Errors
+/// As there.
+pub fn update_l1<M: Tlb + Cpu>(
+    frames: &FrameTable,
+    m: &M,
+    word: &AtomicU64,
+    new: Pte,
+    rights: Rights,
+    how: Store,
+) -> Result<(), Errno> {
+    update_l1_inline(frames, m, word, new, rights, how)
+}
+
 /// Changes an entry of a locked L1.
 ///
 /// # Errors
 /// `EINVAL`, `EPERM`, and `EAGAIN` of [`Store::IfUnchanged`]; nothing has changed then.
-#[inline]
-pub fn update_l1<M: Tlb + Cpu>(
+#[inline(always)]
+pub fn update_l1_inline<M: Tlb + Cpu>(
     frames: &FrameTable,
     m: &M,
     word: &AtomicU64,
