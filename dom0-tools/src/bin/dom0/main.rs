@@ -5,7 +5,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`pci`], [`irq`], [`virtio`] | the machine's devices |
+//! | [`pci`], [`irq`], [`virtio`], [`pages`] | the machine's devices |
 //! | [`volume`] | the FAT volume on the first disk |
 //! | [`tty`], [`session`], [`shell`], [`ctl`] | users: at the console and over the control channel |
 //! | [`commands`] | what they may ask for |
@@ -27,6 +27,8 @@ mod hv;
 mod irq;
 #[cfg(any(target_os = "none", clippy))]
 mod machine;
+#[cfg(any(target_os = "none", clippy))]
+mod pages;
 #[cfg(any(target_os = "none", clippy))]
 mod pci;
 #[cfg(any(target_os = "none", clippy))]

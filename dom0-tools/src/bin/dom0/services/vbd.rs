@@ -18,9 +18,9 @@ use pv_abi::io::blkif::{Blkif, BlkifResponse, BlkifStatus};
 use pv_abi::io::ring::{BackRing, RingError};
 use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
-use pv_guest_kernel::privileged::dma::DmaBuf;
 use pv_guest_kernel::task::{self, Notify};
 
+use crate::pages::TransferPage;
 use crate::virtio::blk::{Disk, DiskError, Op, Segment as DiskSegment};
 
 const RING_WORDS: usize = PAGE_SIZE / 4;
@@ -130,7 +130,7 @@ impl Vbd {
     }
 
     fn fetch(&self, indirect: &Indirect) -> Result<Decoded, GrantError> {
-        let page = DmaBuf::alloc(PAGE_SIZE).ok_or(pv_abi::errno::Errno::NoMem)?;
+        let page = TransferPage::take().ok_or(pv_abi::errno::Errno::NoMem)?;
         let mut copy = CopyBatch::new();
         copy.read((self.dom, indirect.page, 0), (page.area(), 0), indirect.bytes())?;
         copy.run_all()?;
@@ -154,8 +154,8 @@ impl Vbd {
             Action::Read => Op::Read,
             Action::Write => Op::Write,
         };
-        let pages: Option<Vec<DmaBuf>> = work.segments.iter().map(|_| DmaBuf::alloc(PAGE_SIZE)).collect();
-        let pages = Rc::new(pages.ok_or(DiskError::NoMemory)?);
+        let pages = TransferPage::take_many(work.segments.len()).ok_or(DiskError::NoMemory)?;
+        let pages = Rc::new(pages);
         if op == Op::Write {
             self.copy(&work.segments, &pages, op)?;
         }
@@ -173,7 +173,7 @@ impl Vbd {
     }
 
     /// Copies between the guest's segments and our pages. Nothing is copied once the connection is over.
-    fn copy(&self, segments: &[Segment], pages: &[DmaBuf], op: Op) -> Result<(), DiskError> {
+    fn copy(&self, segments: &[Segment], pages: &[TransferPage], op: Op) -> Result<(), DiskError> {
         if self.page.borrow().is_none() {
             return Err(DiskError::Io);
         }

@@ -8,8 +8,8 @@ use core::cell::{Cell, RefCell};
 
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
 use pv_abi::frame::PAGE_SIZE;
-use pv_guest_kernel::privileged::dma::DmaBuf;
 
+use crate::pages::TransferPage;
 use crate::virtio::blk::{Disk, DiskError, Op, SECTOR_BYTES, Segment};
 
 /// Sectors of one cached piece (16 KiB).
@@ -189,8 +189,7 @@ async fn transfer(
 ) -> Result<Vec<u8>, DiskError> {
     let bytes = usize::try_from(sectors * SECTOR_BYTES).map_err(|_| DiskError::Range)?;
     let count = bytes.div_ceil(PAGE_SIZE);
-    let pages = (0..count).map(|_| DmaBuf::alloc(PAGE_SIZE)).collect::<Option<Vec<_>>>();
-    let pages = Rc::new(pages.ok_or(DiskError::NoMemory)?);
+    let pages = Rc::new(TransferPage::take_many(count).ok_or(DiskError::NoMemory)?);
     for (page, part) in pages.iter().zip(content.unwrap_or_default().chunks(PAGE_SIZE)) {
         page.write_bytes(0, part);
     }
