@@ -141,7 +141,7 @@ pub(crate) fn demo(smp: u32, accel: Accel, hv: Option<PathBuf>) -> Result<Report
 
 /// Everything between dom0's first answer and its end.
 fn at_work(system: &mut System, scene: &Scene, report: &mut Report) -> Result<()> {
-    let before = free_pages(system)?;
+    let before = system.free_pages()?;
     for (name, ..) in GUESTS {
         let config = format!("{name}.cfg");
         if name == "right" {
@@ -178,10 +178,10 @@ fn at_work(system: &mut System, scene: &Scene, report: &mut Report) -> Result<()
         format!("{} rows", left.lines().count() - 1),
     );
     let end = Instant::now() + MEMORY_LIMIT;
-    let mut after = free_pages(system)?;
+    let mut after = system.free_pages()?;
     while after != before && Instant::now() < end {
         std::thread::sleep(Duration::from_millis(200));
-        after = free_pages(system)?;
+        after = system.free_pages()?;
     }
     report.check(
         "free memory is what it was",
@@ -205,16 +205,6 @@ fn wait_for_verdicts(system: &mut System) -> Result<Vec<String>> {
         // A pause, in which the console is read.
         system.session.wait_for(Duration::from_millis(300), |_| false);
     }
-}
-
-/// The hypervisor's free pages, as dom0 tells.
-fn free_pages(system: &System) -> Result<u64> {
-    let text = system.must(&["info", "-o", "json"])?;
-    let value: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("info -o json: {error}\n{text}")))?;
-    value["free_pages"]
-        .as_u64()
-        .ok_or_else(|| Failure::new(format!("info -o json has no free_pages\n{text}")))
 }
 
 impl Scene {

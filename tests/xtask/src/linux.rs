@@ -75,21 +75,33 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
-    let (kernel, busybox) = match (kernel(), busybox()) {
-        (Some(kernel), Some(busybox)) => (kernel, busybox),
-        (None, _) => return Ok(Outcome::Skipped("no Linux kernel here and none could be downloaded".into())),
-        (_, None) => {
-            return Ok(Outcome::Skipped("no static busybox here and none could be downloaded".into()));
-        }
-    };
     let smp = context.smp.unwrap_or(plan.smp);
-    let ramdisk = paths::target().join("linux").join(format!("{}.cpio", plan.name));
-    let script = format!("{PROLOGUE}CPUS={smp}\n{}{EPILOGUE}", plan.script);
-    paths::write(&ramdisk, archive(&busybox, &script)?)?;
+    let (kernel, ramdisk) = match files(plan.name, &format!("CPUS={smp}\n{}", plan.script))? {
+        Ok(files) => files,
+        Err(why) => return Ok(Outcome::Skipped(why)),
+    };
     let words = "console=hvc0 earlyprintk=xen panic=1 loglevel=6";
     let mut machine = context.machine(&kernel, words, plan.smp, 1024);
     machine.modules.push(Module { file: ramdisk, args: String::new() });
     Ok(guests::judge(&machine.run(LIMIT, Echo::Off)?))
+}
+
+/// The files for Linux as an ordinary domain, or why there are none.
+pub(crate) fn guest_files() -> Result<std::result::Result<(PathBuf, PathBuf), String>> {
+    let script = "s=$(date +%s); sleep 1; [ $(date +%s) -gt $s ] || fail 'time stands still'\n";
+    files("linux-runs_as_a_guest", script)
+}
+
+/// A kernel, and a ramdisk that runs a script; or why there are none.
+fn files(name: &str, script: &str) -> Result<std::result::Result<(PathBuf, PathBuf), String>> {
+    let (kernel, busybox) = match (kernel(), busybox()) {
+        (Some(kernel), Some(busybox)) => (kernel, busybox),
+        (None, _) => return Ok(Err("no Linux kernel here and none could be downloaded".into())),
+        (_, None) => return Ok(Err("no static busybox here and none could be downloaded".into())),
+    };
+    let ramdisk = paths::target().join("linux").join(format!("{name}.cpio"));
+    paths::write(&ramdisk, archive(&busybox, &format!("{PROLOGUE}{script}{EPILOGUE}"))?)?;
+    Ok(Ok((kernel, ramdisk)))
 }
 
 fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {

@@ -141,6 +141,16 @@ impl System {
         )))
     }
 
+    /// The hypervisor's free pages, as dom0 tells.
+    pub(crate) fn free_pages(&self) -> Result<u64> {
+        let text = self.must(&["info", "-o", "json"])?;
+        let value: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("info -o json: {error}\n{text}")))?;
+        value["free_pages"]
+            .as_u64()
+            .ok_or_else(|| Failure::new(format!("info -o json has no free_pages\n{text}")))
+    }
+
     /// Shuts dom0 down and waits for the machine to end.
     pub(crate) fn shut_down(mut self) -> Result<Ended> {
         self.pvctl(&["poweroff"])?;
