@@ -62,7 +62,9 @@ fn functions(file: &[u8], sections: &[Section]) -> Option<Vec<(u64, String)>> {
         let is_function = entry.get(4)? & 0xf == STT_FUNC;
         let address = u64::from_le_bytes(entry.get(8..16)?.try_into().ok()?);
         if is_function && address != 0 {
-            found.push((address, text(file, names.offset + word(entry, 0)?)?));
+            let name = text(file, names.offset + word(entry, 0)?)?;
+            // Without the hash that tells crate versions apart.
+            found.push((address, format!("{:#}", rustc_demangle::demangle(&name))));
         }
     }
     found.sort();
