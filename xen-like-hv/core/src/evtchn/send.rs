@@ -88,7 +88,11 @@ fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Ar
     };
     let selector = 1_u64.checked_shl(port.raw() / 64).unwrap_or(0);
     if target.events.raise(m, selector) {
-        hv.sched.notify(m, target);
+        hv.sched.unblock(m, target);
+        // On this pcpu the way out looks at the running vcpu's upcall word by itself.
+        if let Some(cpu) = target.sched.pcpu().filter(|&cpu| cpu != m.pcpu()) {
+            m.kick(cpu);
+        }
     }
 }
 

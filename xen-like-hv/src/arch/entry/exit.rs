@@ -26,6 +26,14 @@ extern "C" fn exit_work(regs: &mut UserRegs) {
     let m = &state::MACHINE;
     loop {
         let todo = cpu_info().work.swap(0, AcqRel);
+        // Nothing but an upcall: whatever concerns the scheduler comes with a bit of its own.
+        if todo == 0 && current().is_some() {
+            guest::deliver_pending(regs);
+            if cpu_info().work.load(Relaxed) == 0 {
+                return;
+            }
+            continue;
+        }
         if todo & (work::TIMER | work::PIRQ | work::CONSOLE) != 0 {
             interrupts(hv, m, todo);
         }
