@@ -223,3 +223,51 @@ fn devices_are_what_is_neither_ram_nor_denied() {
     assert!(!t.is_device(Mfn::new(3)), "reserved RAM of the hypervisor");
     assert!(!t.is_device(Mfn::new(1 << 40)), "no such address");
 }
+
+#[test]
+fn xsa_242_a_put_waits_for_the_lock() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    let page = t.get_page(mfn, D1).unwrap();
+    assert_eq!(types::get(page.info(), PageType::Table(Level::L1)), Ok(types::TypeGot::Claimed));
+    types::publish(page.info(), flush::before_reuse(&m, 0));
+    assert_eq!(types::lock(page.info()), Some(Level::L1));
+    let info = page.info();
+    std::thread::scope(|scope| {
+        let put = scope.spawn(|| types::put(info));
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        assert!(!put.is_finished(), "the lock's release would drop the last reference");
+        types::unlock(info);
+        assert_eq!(put.join().unwrap(), types::TypePut::Last);
+    });
+    types::retire(info);
+}
+
+#[test]
+fn xsa_401_one_of_many_makes_the_first_use() {
+    let (t, m) = table(16);
+    let mem = t.create_memory(D1, 16).unwrap();
+    let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
+    let page = t.get_page(mfn, D1).unwrap();
+    let info = page.info();
+    for _ in 0..50 {
+        let claims: usize = std::thread::scope(|scope| {
+            let tries: Vec<_> = [Level::L1, Level::L2, Level::L1]
+                .map(|level| scope.spawn(move || types::get(info, PageType::Table(level))))
+                .into_iter()
+                .collect();
+            tries.into_iter().map(|t| usize::from(t.join().unwrap().is_ok())).sum()
+        });
+        assert_eq!(claims, 1);
+        types::retire(info);
+    }
+}
+
+#[test]
+fn xsa_241_the_latest_stamp_stays() {
+    let page = PageInfo::new();
+    page.note_unmapped(7);
+    page.note_unmapped(5);
+    assert_eq!(page.stamp(), 7);
+}
