@@ -6,6 +6,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
+use pv_abi::errno::Errno;
 use pv_abi::ids::Mfn;
 use pv_abi::pte::Level;
 
@@ -30,8 +31,9 @@ impl<M: PtMachine> Pt<'_, M> {
     /// Makes an L4 of `dom` the root of the vcpu's kernel.
     ///
     /// # Errors
-    /// `EINVAL` where it is not in order; `Again`.
+    /// `EINVAL` where it is not in order, or the domain is dying; `Again`.
     pub fn set_kernel_root(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn, live: Live) -> Result<(), TableError> {
+        refuse_dying(dom)?;
         let new = self.get_table(mfn, Level::L4, dom.id, dom.privilege)?.into_raw();
         let old = vcpu.mm.kernel_root.swap(new.raw(), Relaxed);
         if live == Live::Yes {
@@ -46,6 +48,7 @@ impl<M: PtMachine> Pt<'_, M> {
     /// # Errors
     /// As [`Self::set_kernel_root`].
     pub fn set_user_root(&self, dom: &Domain, vcpu: &Vcpu, mfn: Option<Mfn>) -> Result<(), TableError> {
+        refuse_dying(dom)?;
         let new = match mfn {
             Some(mfn) => self.get_table(mfn, Level::L4, dom.id, dom.privilege)?.into_raw().raw(),
             None => 0,
@@ -87,6 +90,11 @@ impl<M: PtMachine> Pt<'_, M> {
         let table = self.get_table(mfn, Level::L4, dom.id, privilege)?;
         self.pin(table)
     }
+}
+
+/// A dying domain's roots are given up once; one that is set afterwards would keep its tables for ever.
+fn refuse_dying(dom: &Domain) -> Result<(), TableError> {
+    if dom.mem.is_dying() { Err(TableError::Errno(Errno::Inval)) } else { Ok(()) }
 }
 
 /// Loads the kernel's root of a vcpu that is about to run here.

@@ -616,3 +616,18 @@ fn xsa_234_a_grant_entry_that_was_replaced_is_not_removed() {
     assert_eq!(remove(entry(80), theirs, MapAccess::ReadWrite), Ok(()));
     w.assert_sound();
 }
+
+#[test]
+fn a_dying_domain_gets_no_base_pointer() {
+    let w2 = World::one();
+    w2.boot();
+    w2.guests[0].dom.mem.set_dying();
+    assert_eq!(w2.ext(MmuextCmd::NewBaseptr, w2.mfn(0).raw()), Err(Errno::Inval));
+    assert_eq!(w2.ext(MmuextCmd::NewUserBaseptr, w2.mfn(0).raw()), Err(Errno::Inval));
+    assert_eq!(
+        w2.ext(MmuextCmd::PinL1Table, w2.mfn(21).raw()),
+        Err(Errno::Inval),
+        "a pin would stay for ever"
+    );
+    w2.assert_sound();
+}
