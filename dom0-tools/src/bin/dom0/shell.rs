@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 
 use dom0_tools::ctl::{Exit, command, words};
 use pv_guest_kernel::task::{Either, select};
@@ -22,6 +22,8 @@ const INTERRUPT: u8 = 0x03;
 struct Screen {
     tty: Rc<Tty>,
     streaming: Cell<bool>,
+    /// Typed while a command runs that wants no keys: for the next line.
+    ahead: RefCell<Vec<u8>>,
 }
 
 impl Sink for Screen {
@@ -75,7 +77,8 @@ pub(crate) async fn run_line(dom0: &Rc<Dom0>, line: &str) -> Exit {
 }
 
 async fn run_one(dom0: &Rc<Dom0>, words: &[String]) -> Exit {
-    let screen = Rc::new(Screen { tty: dom0.tty.clone(), streaming: Cell::new(false) });
+    let screen =
+        Rc::new(Screen { tty: dom0.tty.clone(), streaming: Cell::new(false), ahead: RefCell::default() });
     let session = Session::new(screen.clone());
     let keys = async {
         loop {
@@ -85,6 +88,7 @@ async fn run_one(dom0: &Rc<Dom0>, words: &[String]) -> Exit {
     };
     match select(commands::execute(dom0, &session, words), keys).await {
         Either::Left(exit) => {
+            dom0.tty.unread(&screen.ahead.borrow());
             commands::after_answer(dom0);
             exit
         }
@@ -95,8 +99,11 @@ async fn run_one(dom0: &Rc<Dom0>, words: &[String]) -> Exit {
 fn deliver(session: &Session, screen: &Screen, bytes: &[u8]) {
     let leave = if screen.streaming.get() { ESCAPE } else { INTERRUPT };
     let end = bytes.iter().position(|&byte| byte == leave);
+    let keys = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
     if screen.streaming.get() {
-        session.type_bytes(bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default());
+        session.type_bytes(keys);
+    } else if end.is_none() {
+        screen.ahead.borrow_mut().extend_from_slice(keys);
     }
     if end.is_some() {
         session.cancel();

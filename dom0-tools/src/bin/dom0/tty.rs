@@ -115,6 +115,11 @@ impl Tty {
         });
     }
 
+    /// Gives typed bytes back: they come first at the next reading.
+    pub(crate) fn unread(&self, bytes: &[u8]) {
+        self.pending.borrow_mut().splice(..0, bytes.iter().copied());
+    }
+
     /// Waits for typed bytes as they come.
     pub(crate) async fn raw(&self) -> Vec<u8> {
         let pending = core::mem::take(&mut *self.pending.borrow_mut());
