@@ -119,7 +119,7 @@ fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
 }
 
 /// Debian's kernel for cloud machines, or any other that is installed, or a downloaded one.
-fn kernel() -> Option<PathBuf> {
+pub(crate) fn kernel() -> Option<PathBuf> {
     if let Some(file) = env::var_os("XTASK_LINUX") {
         return Some(PathBuf::from(file));
     }
@@ -141,7 +141,7 @@ fn downloaded_kernel() -> Option<PathBuf> {
 }
 
 /// A busybox that needs no libraries.
-fn busybox() -> Option<PathBuf> {
+pub(crate) fn busybox() -> Option<PathBuf> {
     let installed = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
     if let Some(found) = installed.into_iter().find(|path| is_static(path)) {
         return Some(found);

@@ -24,6 +24,7 @@ mod suite;
 mod symbols;
 mod system;
 mod systems;
+mod tooling;
 mod tools;
 mod volume;
 mod worlds;

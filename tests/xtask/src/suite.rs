@@ -7,7 +7,7 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{bench, guests, host, lint, linux, machines, systems};
+use crate::{bench, guests, host, lint, linux, machines, systems, tooling};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -120,6 +120,7 @@ fn all() -> Vec<Case> {
     cases.extend(guests::cases());
     cases.extend(linux::cases());
     cases.extend(systems::cases());
+    cases.extend(tooling::cases());
     cases.extend(bench::cases());
     cases
 }

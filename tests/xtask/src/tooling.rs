@@ -1,0 +1,314 @@
+//! Cases about dom0's tools on a running system: what is refused, that nothing is lost, and a guest that is not ours.
+
+use crate::boot::Hardware;
+use crate::cpio::Archive;
+use crate::failure::{Failure, Result};
+use crate::images;
+use crate::linux;
+use crate::paths;
+use crate::setup;
+use crate::suite::{Case, Context, Needs, Outcome};
+use crate::system::{Plan, System};
+use crate::tools;
+use crate::volume::Volume;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Rounds of create and destroy, and with `--long`.
+const ROUNDS: (u32, u32) = (30, 1000);
+/// Rounds of one command.
+const PORTION: u32 = 50;
+/// How long Linux may take to boot in a domain and use its disk.
+const LINUX_LIMIT: Duration = Duration::from_secs(240);
+/// A guest of ours that does nothing in particular.
+const GUEST: &str = "null_call_answers";
+
+/// The cases.
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        Case::new("qemu-bad_input_is_refused_and_leaves_nothing", Needs::Images, bad_input),
+        Case::new("qemu-create_and_destroy_lose_nothing", Needs::Images, create_and_destroy),
+        Case::new("linux-runs_as_domu_and_uses_its_disk", Needs::Images, linux_domu),
+    ]
+}
+
+fn system(
+    name: &str,
+    context: &Context,
+    volume: Volume,
+    disks: Vec<PathBuf>,
+    dom0_mib: u32,
+) -> Result<System> {
+    setup::need(&[setup::QEMU, setup::MTOOLS])?;
+    let hardware = Hardware {
+        smp: context.smp.unwrap_or(1),
+        memory: 3 * dom0_mib + 128,
+        accel: context.accel,
+        hv: context.other.clone(),
+        hv_args: Some(format!("console=com1 com1=115200,8n1 dom0_mem={dom0_mib}M")),
+        extra: Vec::new(),
+    };
+    Plan { name: name.into(), hardware, dom0_args: String::new(), volume, disks }.start()
+}
+
+/// Ends a case: the system goes down, and what went wrong comes with its console.
+fn finish(system: System, wrong: Vec<String>, seen: String) -> Result<Outcome> {
+    let ended = system.shut_down()?;
+    match wrong.first() {
+        None => Ok(Outcome::Passed(seen)),
+        Some(first) => {
+            let output = format!("{}\n{}", wrong.join("\n"), ended.console);
+            Ok(Outcome::Failed { why: first.clone(), output })
+        }
+    }
+}
+
+// ---- Bad input ----------------------------------------------------------------------------------------------------
+
+/// What must not work: file of the volume, exit status, a part of what is said.
+const REFUSALS: [(&str, i32, &str); 12] = [
+    ("absent.cfg", 1, "absent.cfg"),
+    ("syntax.cfg", 1, "syntax.cfg:2:8: expected"),
+    ("value.cfg", 1, "value.cfg:4:7: vcpus must be between"),
+    ("unset.cfg", 1, "unset.cfg:1:1: memory is not set"),
+    ("nofile.cfg", 1, "absent"),
+    ("text.cfg", 1, "not an ELF file"),
+    ("cut.cfg", 1, "truncated"),
+    ("elf32.cfg", 1, "32-bit"),
+    ("notes.cfg", 1, "no Xen ELF notes"),
+    ("small.cfg", 1, "not enough memory"),
+    ("huge.cfg", 1, "not enough free memory"),
+    ("disk.cfg", 1, "there is no disk"),
+];
+
+/// A configuration with three good lines and a fourth.
+fn config(kernel: &str, memory: &str, more: &str) -> String {
+    format!("name = 'bad'\nkernel = '{kernel}'\nmemory = {memory}\n{more}\n")
+}
+
+/// Kernels with one fault each, made from a good one.
+fn bad_volume(dir: &Path) -> Result<Volume> {
+    let good = images::guest(GUEST);
+    let elf = fs::read(&good).map_err(|error| Failure::at(&good, &error))?;
+    let mut elf32 = elf.clone();
+    elf32[4] = 1;
+    let mut volume = Volume::default();
+    let mut add = |name: &str, bytes: &[u8]| -> Result<()> {
+        let file = dir.join(name);
+        paths::write(&file, bytes)?;
+        volume.add(&file, name);
+        Ok(())
+    };
+    add("good", &elf)?;
+    add("text", b"#!/bin/sh\necho no kernel\n")?;
+    // The headers are there, what they tell of is not.
+    add("cut", &elf[..2048])?;
+    add("elf32", &elf32)?;
+    add("notes", &without_notes(elf))?;
+    let texts = [
+        ("good.cfg", config("good", "16", "").replace("bad", "good")),
+        ("twin.cfg", config("good", "16", "").replace("bad", "good")),
+        ("syntax.cfg", "name = 'bad'\nkernel good\n".into()),
+        ("value.cfg", config("good", "16", "vcpus=0")),
+        ("unset.cfg", "name = 'bad'\nkernel = 'good'\n".into()),
+        ("nofile.cfg", config("absent", "16", "")),
+        ("text.cfg", config("text", "16", "")),
+        ("cut.cfg", config("cut", "16", "")),
+        ("elf32.cfg", config("elf32", "16", "")),
+        ("notes.cfg", config("notes", "16", "")),
+        ("small.cfg", config("good", "1", "")),
+        ("huge.cfg", config("good", "100000", "")),
+        ("disk.cfg", config("good", "16", "disk = [ 'phy:vdz,xvda,w' ]")),
+    ];
+    for (name, text) in texts {
+        volume.add_text(name, &text);
+    }
+    Ok(volume)
+}
+
+/// Spoils the owner's name of every note.
+fn without_notes(mut elf: Vec<u8>) -> Vec<u8> {
+    for at in 0..elf.len().saturating_sub(4) {
+        if &elf[at..at + 4] == b"Xen\0" {
+            elf[at] = b'N';
+        }
+    }
+    elf
+}
+
+/// What has to be the same before and after.
+fn footprint(system: &System) -> Result<(u64, String)> {
+    let text = system.must(&["info", "-o", "json"])?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| Failure::new(format!("info -o json: {error}")))?;
+    let free = value["free_pages"].as_u64().ok_or_else(|| Failure::new("info has no free_pages"))?;
+    Ok((free, system.must(&["xenstore-ls"])?))
+}
+
+fn bad_input(context: &Context) -> Result<Outcome> {
+    let dir = paths::target().join("tooling");
+    let system = system("bad-input", context, bad_volume(&dir)?, Vec::new(), 128)?;
+    let mut wrong = Vec::new();
+    // One good domain first: directories that are made once are then there.
+    system.must(&["create", "-p", "good.cfg"])?;
+    let mut expect = |words: &[&str], code: i32, part: &str| -> Result<()> {
+        let answer = system.pvctl(words)?;
+        if answer.code != code || !answer.text.contains(part) {
+            let words = words.join(" ");
+            wrong.push(format!(
+                "pvctl {words}: status {} and {:?}, not {code} and {part:?}",
+                answer.code, answer.text
+            ));
+        }
+        Ok(())
+    };
+    expect(&["create", "twin.cfg"], 1, "exists already")?;
+    expect(&["frob"], 2, "unknown command")?;
+    expect(&["destroy", "nobody"], 3, "nobody")?;
+    expect(&["destroy", "0"], 1, "dom0")?;
+    let before = footprint(&system)?;
+    for (file, code, part) in REFUSALS {
+        expect(&["create", file], code, part)?;
+    }
+    expect(&["list", "bad"], 3, "bad")?;
+    let after = footprint(&system)?;
+    if before != after {
+        wrong.push(format!("something was left behind: before {before:?}, after {after:?}"));
+    }
+    system.must(&["destroy", "good"])?;
+    finish(system, wrong, format!("({} refusals)", REFUSALS.len() + 4))
+}
+
+// ---- Nothing is lost ------------------------------------------------------------------------------------------------
+
+fn create_and_destroy(context: &Context) -> Result<Outcome> {
+    let mut volume = Volume::default();
+    volume.add(&images::guest(GUEST), "guest");
+    volume.add_text("guest.cfg", "name = 'guest'\nkernel = 'guest'\nmemory = 16\n");
+    let rounds = if context.long { ROUNDS.1 } else { ROUNDS.0 };
+    let system = system("create-destroy", context, volume, Vec::new(), 128)?;
+    let mut wrong = Vec::new();
+    // In portions, so that each stays within pvctl's own limit of time.
+    let portion = PORTION.min(rounds).to_string();
+    for _ in 0..rounds.div_ceil(PORTION) {
+        let answer = system.pvctl(&["selftest", "create-destroy", &portion, "guest.cfg"])?;
+        if answer.code != 0 {
+            wrong.push(answer.text);
+            break;
+        }
+    }
+    finish(system, wrong, format!("({rounds} rounds)"))
+}
+
+// ---- Linux as a guest -----------------------------------------------------------------------------------------------
+
+/// Mounts its disk, reads what the host wrote, writes something back.
+const SCRIPT: &str = "#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+fail() { echo \"VERDICT: FAILURE $*\"; sleep 1; poweroff -f; sleep 60; }
+[ -f /blkfront.ko ] && { insmod /blkfront.ko || fail 'no blkfront'; }
+i=0; while [ ! -b /dev/xvda ] && [ $i -lt 20 ]; do sleep 1; i=$((i+1)); done
+mkdir /mnt; mount -t ext4 /dev/xvda /mnt || fail 'no ext4 on xvda'
+echo \"SHA256 $(sha256sum </mnt/random)\"
+yes line | head -c 3000000 >/mnt/written && sync || fail 'no write'
+umount /mnt || fail 'no umount'
+echo 'VERDICT: SUCCESS'
+sleep 1
+poweroff -f
+sleep 60
+";
+
+/// The block front end that belongs to a kernel, if it is a module there.
+fn blkfront(kernel: &Path) -> Option<PathBuf> {
+    let version = paths::file_name(kernel).strip_prefix("vmlinuz-")?.to_owned();
+    let root = kernel.parent()?.parent()?;
+    let modules = root.join("lib/modules").join(version);
+    let file = modules.join("kernel/drivers/block/xen-blkfront.ko");
+    file.is_file().then_some(file)
+}
+
+fn ramdisk(busybox: &Path, module: &Path) -> Result<Vec<u8>> {
+    let read = |path: &Path| fs::read(path).map_err(|error| Failure::at(path, &error));
+    let mut archive = Archive::default();
+    for dir in ["bin", "dev", "proc"] {
+        archive.directory(dir);
+    }
+    archive.device("dev/console", (5, 1));
+    archive.file("bin/busybox", &read(busybox)?);
+    archive.file("blkfront.ko", &read(module)?);
+    archive.file("init", SCRIPT.as_bytes());
+    Ok(archive.finish())
+}
+
+fn linux_domu(context: &Context) -> Result<Outcome> {
+    let (Some(kernel), Some(busybox)) = (linux::kernel(), linux::busybox()) else {
+        return Ok(Outcome::Skipped(
+            "no Linux kernel or static busybox here, and none could be downloaded".into(),
+        ));
+    };
+    let Some(module) = blkfront(&kernel) else {
+        return Ok(Outcome::Skipped(format!("{} has no xen-blkfront module beside it", kernel.display())));
+    };
+    setup::need(&[setup::MKE2FS])?;
+    let dir = paths::target().join("tooling");
+    let files = dir.join("linux-files");
+    let random: Vec<u8> =
+        (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    paths::write(&files.join("random"), random)?;
+    let disk = dir.join("linux.img");
+    let mut make = tools::command("mke2fs");
+    tools::quietly("mke2fs", make.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&files).arg(&disk).arg("32M"))?;
+    let sum = tools::quietly("sha256sum", tools::command("sha256sum").arg(files.join("random")))?;
+    let digest = sum.split(' ').next().unwrap_or_default().to_owned();
+
+    let archive = dir.join("linux.cpio");
+    paths::write(&archive, ramdisk(&busybox, &module)?)?;
+    let mut volume = Volume::default();
+    volume.add(&kernel, "vmlinuz");
+    volume.add(&archive, "ramdisk");
+    let text = "name = 'linux'\nkernel = 'vmlinuz'\nramdisk = 'ramdisk'\nmemory = 192\n\
+                disk = [ 'phy:vdb,xvda,w' ]\nextra = 'console=hvc0 panic=1'\n\
+                on_poweroff = 'preserve'\non_crash = 'preserve'\n";
+    volume.add_text("linux.cfg", text);
+    let mut system = system("linux-domu", context, volume, vec![disk.clone()], 256)?;
+    system.must(&["create", "linux.cfg"])?;
+    let log = wait_for_verdict(&mut system)?;
+    let mut wrong = Vec::new();
+    if !log.contains("VERDICT: SUCCESS") {
+        wrong.push(format!("Linux gave no good verdict:\n{log}"));
+    }
+    if !log.contains(&format!("SHA256 {digest}")) {
+        wrong.push(format!("the digest is not the host's, {digest}"));
+    }
+    system.must(&["destroy", "linux"])?;
+    let outcome = finish(system, wrong, "(ext4 read and written)".into())?;
+    match outcome {
+        Outcome::Passed(_) => check_disk(&disk).map(|wrong| wrong.map_or(outcome, Outcome::failed)),
+        other => Ok(other),
+    }
+}
+
+fn wait_for_verdict(system: &mut System) -> Result<String> {
+    let end = Instant::now() + LINUX_LIMIT;
+    loop {
+        let log = system.must(&["log", "linux"])?;
+        if log.contains("VERDICT: ") || log.contains("Kernel panic") || Instant::now() > end {
+            return Ok(log);
+        }
+        system.session.wait_for(Duration::from_millis(500), |_| false);
+    }
+}
+
+/// What the host finds wrong on the disk afterwards.
+fn check_disk(disk: &Path) -> Result<Option<String>> {
+    if let Err(failure) = tools::quietly("e2fsck", tools::command("e2fsck").args(["-fn"]).arg(disk)) {
+        return Ok(Some(format!("e2fsck finds fault: {failure}")));
+    }
+    let text = tools::quietly("debugfs", tools::command("debugfs").args(["-R", "cat /written"]).arg(disk))?;
+    let good = text.len() == 3_000_000 && text.lines().take(1000).all(|line| line == "line");
+    Ok((!good).then(|| format!("the host reads {} other bytes back", text.len())))
+}
