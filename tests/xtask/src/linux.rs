@@ -86,12 +86,6 @@ fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
     Ok(guests::judge(&machine.run(LIMIT, Echo::Off)?))
 }
 
-/// The files for Linux as an ordinary domain, or why there are none.
-pub(crate) fn guest_files() -> Result<std::result::Result<(PathBuf, PathBuf), String>> {
-    let script = "s=$(date +%s); sleep 1; [ $(date +%s) -gt $s ] || fail 'time stands still'\n";
-    files("linux-runs_as_a_guest", script)
-}
-
 /// A kernel, and a ramdisk that runs a script; or why there are none.
 fn files(name: &str, script: &str) -> Result<std::result::Result<(PathBuf, PathBuf), String>> {
     let (kernel, busybox) = match (kernel(), busybox()) {
