@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn xsa_12_reserved_bits_of_dr7_are_forced() {
-        assert_eq!(checked(7, u64::MAX & !DR7_GD & !0xcccc_0000 & !0x2222_0000), Ok(0x1111_07ff));
+        assert_eq!(checked(7, !DR7_GD & !0xcccc_0000 & !0x2222_0000), Ok(0x1111_07ff));
         assert_eq!(checked(7, DR7_GD), Err(Errno::Perm));
         assert_eq!(checked(7, KIND_IO << 20), Err(Errno::Perm));
         assert_eq!(checked(6, 0), Ok(0xffff_0ff0));

@@ -218,7 +218,9 @@ fn a_destroyed_domain_gives_all_back_and_is_gone() {
     let before = t.w.hv.frames.free_frames();
     for patience in [u64::MAX, 0, 3] {
         let guest = t.guest();
-        (0..9).for_each(|_| drop(t.w.hv.frames.alloc_for(&t.w.m, &guest.mem, 0, 0).unwrap()));
+        for _ in 0..9 {
+            t.w.hv.frames.alloc_for(&t.w.m, &guest.mem, 0, 0).unwrap();
+        }
         drop(guest);
         t.w.m.preempt_after.store(patience, Relaxed);
         assert_eq!(t.plain(DomctlCmd::DestroyDomain, GUEST), Ok(()));
