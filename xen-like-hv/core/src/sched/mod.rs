@@ -159,6 +159,9 @@ impl Scheduler {
                 drop(rq);
                 (at, rq) = self.lock_home(v);
                 if v.sched.is_queued() || rq.is_current(v) || !v.sched.is_runnable() {
+                    drop(rq);
+                    // It may have been claimed as idle for nothing: it looks for work again, and says so if there is none.
+                    self.tickle(m, target);
                     return;
                 }
             }
