@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// The port of QEMU's debug-exit device: a byte `v` written there ends QEMU with status `2 * v + 1`.
+/// QEMU's debug-exit device, by which the probe's machine tells that it runs: a byte `v` written there ends QEMU with status `2 * v + 1`.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=0x04";
 /// How long QEMU may linger after the console has told how the machine ended.
 const GRACE: Duration = Duration::from_secs(5);
@@ -174,7 +174,7 @@ impl Machine {
         let mut command = dying_with_us();
         command.args(["-M", "pc"]).args(self.accel.settle().words());
         command.args(["-m", &self.memory.to_string(), "-smp", &self.smp.to_string()]);
-        command.args(["-display", "none", "-no-reboot", "-nic", "none", "-device", DEBUG_EXIT]);
+        command.args(["-display", "none", "-no-reboot", "-nic", "none"]);
         command.arg("-kernel").arg(&self.hypervisor).args(["-append", &self.hypervisor_args]);
         if !self.modules.is_empty() {
             command.args(["-initrd", &self.initrd()?]);
