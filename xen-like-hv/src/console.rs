@@ -129,22 +129,32 @@ pub(crate) fn try_write(bytes: &[u8]) {
     }
 }
 
+/// Bytes of a guest's line that are printed as one.
+const GUEST_LINE: usize = 400;
+
 /// Writes a guest's output. That of dom0 is passed on as it is; every line of another domain is marked with its number,
-/// and what comes faster than the limiter lets through is dropped.
+/// and what comes faster than the limiter lets through is dropped. Of other domains only what can be printed is: control
+/// characters could make the reader's terminal do or show anything.
 pub(crate) fn guest_write(dom: DomId, bytes: &[u8]) {
     if dom == DomId::DOM0 {
         write_bytes(bytes);
         return;
     }
-    let mut number = crate::log::Line::default();
-    // A domain's number fits into a line.
-    let _ = write!(number, "(d{}) ", dom.raw());
-    for line in bytes.split_inclusive(|&b| b == b'\n') {
+    let lines = bytes.split(|&b| b == b'\n').filter(|line| !line.is_empty());
+    for part in lines.flat_map(|line| line.chunks(GUEST_LINE)) {
         if crate::log::within_budget() {
-            let end: &[u8] = if line.ends_with(b"\n") { b"" } else { b"\n" };
-            write_parts(&[number.bytes(), line, end]);
+            let mut line = crate::log::Line::default();
+            // Mark and part fit into a line.
+            let _ = write!(line, "(d{}) ", dom.raw());
+            part.iter().filter(|&&b| is_plain(b)).for_each(|&b| line.push(b));
+            line.finish();
         }
     }
+}
+
+/// Whether a byte shows as one character and does nothing else.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~')
 }
 
 /// A queue of bytes with one writer at a time and one reader at a time.

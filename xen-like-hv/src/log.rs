@@ -128,12 +128,16 @@ impl Write for Line {
 }
 
 impl Line {
-    /// What was written.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.used]
+    /// Adds a byte, if there is room.
+    pub(crate) fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.used) {
+            *place = byte;
+            self.used += 1;
+        }
     }
 
-    fn finish(&self) {
+    /// Prints it.
+    pub(crate) fn finish(&self) {
         console::write_parts(&[&self.bytes[..self.used], b"\n"]);
     }
 }

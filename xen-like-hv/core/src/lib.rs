@@ -25,6 +25,7 @@ pub mod access;
 pub mod acpi;
 pub mod boot_memory;
 pub mod bounded;
+pub mod clock;
 pub mod cmdline;
 pub mod cx;
 pub mod domain;
