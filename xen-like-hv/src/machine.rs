@@ -203,7 +203,8 @@ impl Cpu for Metal {
 
     fn preempt_pending(&self) -> bool {
         regs::interrupt_window();
-        cpu_info().work.load(Relaxed) != 0
+        let info = cpu_info();
+        info.work.load(Relaxed) != 0 || info.upcall_wanted()
     }
 
     fn request_resched(&self) {

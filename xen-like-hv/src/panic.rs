@@ -8,7 +8,6 @@ use crate::{console, percpu};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use hv_core::UserRegs;
 use hv_core::cmdline::{Options, PanicAction};
-use rustc_demangle::demangle;
 
 /// Vector of the double fault.
 const DOUBLE_FAULT: u32 = 8;
@@ -126,8 +125,7 @@ pub(crate) fn print_trace(frame_pointer: u64) {
 
 fn print_address(address: u64) {
     match backtrace::symbol(address) {
-        // The alternate form leaves out the hash.
-        Some((name, offset)) => print_line!("hv:     {address:016x} {:#}+{offset:#x}", demangle(name)),
+        Some((name, offset)) => print_line!("hv:     {address:016x} {name}+{offset:#x}"),
         None => print_line!("hv:     {address:016x}"),
     }
 }

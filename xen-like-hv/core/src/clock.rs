@@ -80,9 +80,8 @@ impl RtcFields {
     /// Seconds since 1970, with status register B saying how the fields are written. Without a century it is the 21st.
     #[must_use]
     pub fn seconds_since_1970(&self, status_b: u8) -> u64 {
-        let number = |byte: u8| {
-            u64::from(if status_b & BINARY != 0 { byte } else { (byte >> 4) * 10 + (byte & 0xf) })
-        };
+        let number =
+            |byte: u8| u64::from(if status_b & BINARY != 0 { byte } else { (byte >> 4) * 10 + (byte & 0xf) });
         let mut hour = number(self.hour & 0x7f);
         if status_b & HOURS_24 == 0 {
             hour = hour % 12 + if self.hour & 0x80 != 0 { 12 } else { 0 };

@@ -6,8 +6,10 @@
 //!
 //! [`crate::arch::mm::layout::stack_pages`] tells which pages of the block are for what. What is not named there is not
 //! mapped and guards its neighbours.
+#![expect(unsafe_code, reason = "reads a word of vcpu_info by its address")]
 
-use core::sync::atomic::{AtomicPtr, AtomicU32};
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 use hv_core::UserRegs;
 
@@ -54,7 +56,7 @@ pub(crate) struct CpuInfo {
 }
 
 /// What `upcall_word` points to where there is no `vcpu_info`.
-pub(crate) static NO_UPCALL: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+pub(crate) static NO_UPCALL: AtomicU64 = AtomicU64::new(0);
 
 impl CpuInfo {
     /// The value for a pcpu that starts.
@@ -72,6 +74,14 @@ impl CpuInfo {
     /// Where the record lies in the block that starts at `block`.
     pub(crate) const fn address(block: u64) -> u64 {
         block + layout::STACK_SIZE - size_of::<Self>() as u64
+    }
+
+    /// Whether the current vcpu has an upcall pending that it does not mask: what the exit path looks at too.
+    pub(crate) fn upcall_wanted(&self) -> bool {
+        let word = self.upcall_word.load(Relaxed);
+        // SAFETY: the word of the current vcpu's `vcpu_info`, in a frame that stays mapped, or a static; always aligned.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.load(Relaxed) & 0xffff == 1
     }
 
     /// The stack for entries from ring 3: the address behind `regs`.

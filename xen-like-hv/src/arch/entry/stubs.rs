@@ -131,6 +131,7 @@ global_asm!(
         mov rax, [rsp + {upcall_word}]
         cmp word ptr [rax], 1
         je exit_slow
+    exit_checked:
         test dword ptr [rsp + {regs} + {entry_vector}], {trap_syscall}
         jz exit_by_iret
         // SYSRET with a RIP that is not canonical faults at ring 0 on the guest's stack (XSA-7).
@@ -165,7 +166,11 @@ global_asm!(
         lea rdi, [rsp + {regs}]
         xor ebp, ebp
         call exit_work
-        jmp exit_to_guest
+        // Not back to the upcall's check: one upcall per exit. A guest can keep its pending byte set and its mask clear
+        // for ever, from another vcpu or by having no handler, and this pcpu would never leave.
+        cmp dword ptr [rsp + {work}], 0
+        jne exit_slow
+        jmp exit_checked
 
     // An exception or interrupt while the hypervisor runs. The handler returns 0 to go on where it happened, or the
     // CpuInfo from which to leave to the guest instead.
