@@ -9,6 +9,7 @@ use pv_abi::trap::SegmentBase;
 use crate::context::Context;
 use crate::{arch, console, hypercall, println, shared};
 
+// SAFETY: `entry!` defines it with this type.
 unsafe extern "Rust" {
     /// The kernel's entry, defined by [`crate::entry!`].
     safe fn pv_guest_main(context: &'static Context);

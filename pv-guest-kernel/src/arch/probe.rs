@@ -23,6 +23,7 @@ global_asm!(
     "#
 );
 
+// SAFETY: assembly or the linker script defines these symbols, with these types.
 unsafe extern "C" {
     fn pv_probe_read(address: u64, out: *mut u64) -> u64;
     static pv_probe_access: [u8; 0];

@@ -1,6 +1,7 @@
 //! Where the image lies, from the linker script.
 
 #[cfg(target_os = "none")]
+// SAFETY: assembly or the linker script defines these symbols, with these types.
 unsafe extern "C" {
     static __image_start: [u8; 0];
     static __text_end: [u8; 0];

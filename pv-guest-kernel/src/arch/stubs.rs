@@ -152,6 +152,7 @@ pub(super) struct Entry {
     pub(super) address: u64,
 }
 
+// SAFETY: assembly or the linker script defines these symbols, with these types.
 unsafe extern "C" {
     static PV_TRAP_ENTRIES: [Entry; ENTRY_COUNT];
     fn pv_user_enter(frame: *mut super::trap::TrapFrame, saved_rsp: *mut u64);

@@ -62,6 +62,29 @@ pub const GUEST_SS: u64 = 0xe02b;
 pub const GUEST_CS32: u64 = 0xe023;
 
 impl UserRegs {
+    /// A general register by its number in instructions; there are 16.
+    pub fn general_mut(&mut self, n: u8) -> Option<&mut u64> {
+        Some(match n {
+            0 => &mut self.rax,
+            1 => &mut self.rcx,
+            2 => &mut self.rdx,
+            3 => &mut self.rbx,
+            4 => &mut self.rsp,
+            5 => &mut self.rbp,
+            6 => &mut self.rsi,
+            7 => &mut self.rdi,
+            8 => &mut self.r8,
+            9 => &mut self.r9,
+            10 => &mut self.r10,
+            11 => &mut self.r11,
+            12 => &mut self.r12,
+            13 => &mut self.r13,
+            14 => &mut self.r14,
+            15 => &mut self.r15,
+            _ => return None,
+        })
+    }
+
     /// The instruction pointer as an address.
     #[must_use]
     pub const fn ip(&self) -> GuestVa {

@@ -271,32 +271,12 @@ fn cpuid_instruction<M: Machine>(cx: &mut Cx<'_, M>) {
     cx.regs.rdx = u64::from(d);
 }
 
-/// A register's place by its number in the encoding.
-fn gpr_place(regs: &mut UserRegs, gpr: Gpr) -> &mut u64 {
-    match gpr.number() {
-        0 => &mut regs.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut regs.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        _ => &mut regs.r15,
-    }
-}
-
 fn gpr_value(regs: &mut UserRegs, gpr: Gpr) -> u64 {
-    *gpr_place(regs, gpr)
+    regs.general_mut(gpr.number()).map_or(0, |place| *place)
 }
 
 fn set_gpr(regs: &mut UserRegs, gpr: Gpr, value: u64) {
-    *gpr_place(regs, gpr) = value;
+    if let Some(place) = regs.general_mut(gpr.number()) {
+        *place = value;
+    }
 }

@@ -323,7 +323,7 @@ impl Instruction {
             Source::HighByte(n) => (n, 8),
             Source::Imm(_) => return,
         };
-        let Some(reg) = register(regs, n) else { return };
+        let Some(reg) = regs.general_mut(n) else { return };
         // A 32-bit result clears the upper half, narrower ones keep the rest (SDM volume 1, section 3.4.1.1).
         *reg = match self.size {
             8 => value,
@@ -377,30 +377,7 @@ fn sub_flags(a: u64, b: u64, rest: u64, bits: u32) -> u64 {
 
 fn read(regs: &UserRegs, n: u8) -> Option<u64> {
     let mut copy = *regs;
-    register(&mut copy, n).map(|r| *r)
-}
-
-/// A general register by its number in instructions.
-fn register(regs: &mut UserRegs, n: u8) -> Option<&mut u64> {
-    Some(match n {
-        0 => &mut regs.rax,
-        1 => &mut regs.rcx,
-        2 => &mut regs.rdx,
-        3 => &mut regs.rbx,
-        4 => &mut regs.rsp,
-        5 => &mut regs.rbp,
-        6 => &mut regs.rsi,
-        7 => &mut regs.rdi,
-        8 => &mut regs.r8,
-        9 => &mut regs.r9,
-        10 => &mut regs.r10,
-        11 => &mut regs.r11,
-        12 => &mut regs.r12,
-        13 => &mut regs.r13,
-        14 => &mut regs.r14,
-        15 => &mut regs.r15,
-        _ => return None,
-    })
+    copy.general_mut(n).map(|r| *r)
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ struct Fill {
 
 const _: () = assert!(size_of::<Fill>() == 56);
 
+// SAFETY: assembly or the linker script defines these symbols, with these types.
 unsafe extern "C" {
     static trampoline_start: u8;
     static trampoline_end: u8;

@@ -57,6 +57,7 @@ pub(crate) struct ImageSymbols {
 
 /// Where the parts of the image lie.
 pub(crate) fn image_symbols() -> ImageSymbols {
+    // SAFETY: assembly or the linker script defines these symbols, with these types.
     unsafe extern "C" {
         static __text_start: u8;
         static __text_end: u8;
@@ -228,6 +229,7 @@ struct BootTables {
 }
 
 fn boot_tables() -> BootTables {
+    // SAFETY: assembly or the linker script defines these symbols, with these types.
     unsafe extern "C" {
         static boot_l4: u8;
         static boot_l3_identity: u8;
