@@ -9,7 +9,7 @@ use crate::{console, heap, panic, percpu};
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use hv_sync::{SpinLock, rank};
 
-mod state;
+pub(crate) mod state;
 
 const CTRL_A: u8 = 1;
 const MAX_KEYS: usize = 32;
@@ -46,7 +46,7 @@ pub(crate) fn init() {
     register(b'd', "pcpus", show_pcpus);
     register(b'm', "memory of the hypervisor", show_memory);
     register(b'q', "domains and vcpus", state::show_domains);
-    register(b'a', "audit of event channels and grants", state::audit);
+    register(b'a', "audit of frames, event channels and grants", state::audit);
     register(b't', "time", show_time);
     register(b'R', "restart the machine", restart);
     register(b'C', "crash the hypervisor, to see its panic", crash);

@@ -2,6 +2,7 @@
 
 use crate::arch::power;
 use crate::boot;
+use crate::debug_keys::state::final_audit;
 use crate::log::print_line;
 use pv_abi::sched::ShutdownReason;
 
@@ -16,6 +17,10 @@ pub(crate) fn domain_ended(reason: u32) {
         Some(ShutdownReason::SoftReset) => "soft_reset",
         Some(ShutdownReason::Crash) | None => "crash",
     };
+    // Only an orderly end lets the other vcpus come to rest.
+    if boot::options().audit && reason == Some(ShutdownReason::Poweroff) {
+        final_audit();
+    }
     print_line!("hv: dom0 shut down: reason={name}");
     match reason {
         Some(ShutdownReason::Poweroff) => power::power_off(),

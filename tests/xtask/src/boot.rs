@@ -108,5 +108,6 @@ fn report(ended: &Ended) -> u8 {
         Reason::Crash => 10,
         Reason::Watchdog => 11,
         Reason::Suspend | Reason::SoftReset => 12,
+        Reason::Unsound => 13,
     }
 }

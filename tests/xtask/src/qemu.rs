@@ -149,7 +149,7 @@ pub(crate) struct Machine {
 }
 
 /// What our hypervisor is told unless the caller says otherwise.
-pub(crate) const DEFAULT_ARGS: &str = "console=com1 com1=115200,8n1 loglvl=info guest_loglvl=info";
+pub(crate) const DEFAULT_ARGS: &str = "console=com1 com1=115200,8n1 loglvl=info guest_loglvl=info audit";
 
 impl Machine {
     /// A machine with our hypervisor and one dom0 kernel.
@@ -354,7 +354,12 @@ pub(crate) enum Reason {
     Watchdog,
     /// dom0 asked for a soft reset.
     SoftReset,
+    /// It was to be switched off, but the last audit found faults.
+    Unsound,
 }
+
+/// What precedes the number of faults that the last audit found.
+const AUDIT_MARK: &str = "hv: audit: ";
 
 /// What precedes the reason in our hypervisor's last line.
 const REASON_MARK: &str = "hv: dom0 shut down: reason=";
@@ -371,6 +376,12 @@ const XEN_WORDS: [(&str, Reason); 5] = [
 impl Reason {
     /// Finds the reason in a console.
     fn find(console: &str) -> Option<Self> {
+        let sound = |line: &str| line.split_once(AUDIT_MARK).is_none_or(|(_, text)| text.starts_with("0 "));
+        let reason = Self::find_last(console)?;
+        Some(if console.lines().all(sound) { reason } else { Self::Unsound })
+    }
+
+    fn find_last(console: &str) -> Option<Self> {
         console.lines().rev().find_map(|line| {
             if let Some((_, word)) = line.split_once(REASON_MARK) {
                 return Self::from_word(word.trim());
@@ -409,6 +420,17 @@ mod tests {
         );
         assert_eq!(Reason::find("guest says: Hardware Dom0 halted"), None);
         assert_eq!(Reason::find("hv: dom0 shut down: reason=nonsense"), None);
+    }
+
+    #[test]
+    fn an_end_with_audit_faults_is_not_orderly() {
+        let end = |faults: &str| {
+            Reason::find(&format!(
+                "hv: audit: {faults} faults, 1 domains\nhv: dom0 shut down: reason=poweroff\n"
+            ))
+        };
+        assert_eq!(end("0"), Some(Reason::Poweroff));
+        assert_eq!(end("3"), Some(Reason::Unsound));
     }
 
     #[test]

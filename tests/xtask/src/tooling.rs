@@ -6,6 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::images;
 use crate::linux;
 use crate::paths;
+use crate::qemu::Reason;
 use crate::setup;
 use crate::suite::{Case, Context, Needs, Outcome};
 use crate::system::{Plan, System};
@@ -46,15 +47,18 @@ fn system(
         memory: 3 * dom0_mib + 128,
         accel: context.accel,
         hv: context.other.clone(),
-        hv_args: Some(format!("console=com1 com1=115200,8n1 dom0_mem={dom0_mib}M")),
+        hv_args: Some(format!("console=com1 com1=115200,8n1 audit dom0_mem={dom0_mib}M")),
         extra: Vec::new(),
     };
     Plan { name: name.into(), hardware, dom0_args: String::new(), volume, disks }.start()
 }
 
 /// Ends a case: the system goes down, and what went wrong comes with its console.
-fn finish(system: System, wrong: Vec<String>, seen: String) -> Result<Outcome> {
+fn finish(system: System, mut wrong: Vec<String>, seen: String) -> Result<Outcome> {
     let ended = system.shut_down()?;
+    if ended.reason != Some(Reason::Poweroff) {
+        wrong.push(format!("the machine ended with {:?}", ended.reason));
+    }
     match wrong.first() {
         None => Ok(Outcome::Passed(seen)),
         Some(first) => {

@@ -37,6 +37,8 @@ pub struct Options {
     pub sched_slice_ms: Option<u32>,
     /// Whether the self-tests of the boot stage run (`selftest`).
     pub selftest: bool,
+    /// Whether everything that is counted is recounted when dom0 has shut down (`audit`).
+    pub audit: bool,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             x2apic: true,
             sched_slice_ms: None,
             selftest: false,
+            audit: false,
         }
     }
 }
@@ -211,6 +214,7 @@ const ROWS: &[Row] = &[
         apply: |o, v| set(&mut o.sched_slice_ms, positive(v).map(Some)),
     },
     Row { name: "selftest", expected: "a yes or no", apply: |o, v| set(&mut o.selftest, boolean(v)) },
+    Row { name: "audit", expected: "a yes or no", apply: |o, v| set(&mut o.audit, boolean(v)) },
 ];
 
 /// Parses a command line; each word that is not understood goes to `report`.

@@ -23,6 +23,7 @@ extern crate std;
 
 pub mod access;
 pub mod acpi;
+pub mod audit;
 pub mod boot_memory;
 pub mod bounded;
 pub mod clock;

@@ -9,8 +9,9 @@ use alloc::vec::Vec;
 use pv_abi::grant::GrantFlags;
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
-use super::active::Pins;
+use super::active::{Access, Pins};
 use crate::domain::Domain;
+use crate::frame::PageType;
 use crate::port::Frames;
 
 /// What the mappers' handles say about one entry.
@@ -73,6 +74,13 @@ fn recount(domains: &[Arc<Domain>], wrong: &mut Vec<String>) -> BTreeMap<(DomId,
         }
     }
     expected
+}
+
+/// Calls `f` for each reference to a frame that a handle of `mapper` owns, with the use that it is, if it is one.
+pub fn held_frames(mapper: &Domain, mut f: impl FnMut(Mfn, Option<PageType>)) {
+    for mapping in mapper.grants.maptrack.mappings() {
+        f(mapping.frame, (mapping.access == Access::Write).then_some(PageType::Writable));
+    }
 }
 
 /// A granter can write the use marks itself; tests that let it do so do not audit.

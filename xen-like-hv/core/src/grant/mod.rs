@@ -35,7 +35,7 @@ mod op;
 #[cfg(test)]
 mod tests;
 
-pub use audit::audit;
+pub use audit::{audit, held_frames};
 pub use op::grant_table_op;
 
 use crate::domain::Domain;
