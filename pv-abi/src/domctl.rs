@@ -3,7 +3,7 @@
 //! One argument, a [`Domctl`]: a header and a union of 128 bytes, which [`Domctl::payload`] and
 //! [`Domctl::set_payload`] read and write as one of the structures here.
 
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// The version a caller must state.
 #[doc(alias = "XEN_DOMCTL_INTERFACE_VERSION")]
@@ -570,19 +570,6 @@ impl Domctl {
         op.set_payload(payload);
         op
     }
-
-    /// The union read as `T`.
-    #[must_use]
-    pub fn payload<T: FromBytes + Immutable>(&self) -> T {
-        const { assert!(size_of::<T>() <= PAYLOAD_SIZE, "does not fit the union") };
-        T::read_from_prefix(&self.u).map_or_else(|_| T::new_zeroed(), |(value, _)| value)
-    }
-
-    /// Writes `payload` at the start of the union; the rest stays.
-    pub fn set_payload<T: IntoBytes + Immutable>(&mut self, payload: &T) {
-        const { assert!(size_of::<T>() <= PAYLOAD_SIZE, "does not fit the union") };
-        for (to, from) in self.u.iter_mut().zip(payload.as_bytes()) {
-            *to = *from;
-        }
-    }
 }
+
+union_payload!(Domctl);

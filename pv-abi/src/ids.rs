@@ -6,74 +6,35 @@ use crate::frame::{PAGE_MASK, PAGE_SHIFT};
 
 ids! {
     /// Machine frame number: a frame of the machine's physical memory.
-    pub struct Mfn(u64), "mfn ";
+    pub struct Mfn(u64), "mfn " "{:#x}";
     /// Pseudo-physical frame number: a frame as the guest numbers its own memory.
-    pub struct Pfn(u64), "pfn ";
+    pub struct Pfn(u64), "pfn " "{:#x}";
     /// Guest frame number: what a guest names a frame by; for PV guests an mfn.
-    pub struct Gfn(u64), "gfn ";
+    pub struct Gfn(u64), "gfn " "{:#x}";
     /// Machine address, in bytes.
-    pub struct MachAddr(u64), "maddr ";
+    pub struct MachAddr(u64), "maddr " "{:#x}";
     /// Virtual address as a guest gave it: an allegation until it is checked.
-    pub struct GuestVa(u64), "va ";
+    pub struct GuestVa(u64), "va " "{:#x}";
     /// Grant reference: an index into a granter's grant table.
     #[doc(alias = "grant_ref_t")]
-    pub struct GrantRef(u32), "gref ";
+    pub struct GrantRef(u32), "gref " "{:#x}";
     /// Grant handle: what a map returns and an unmap takes.
     #[doc(alias = "grant_handle_t")]
-    pub struct GrantHandle(u32), "handle ";
-}
+    pub struct GrantHandle(u32), "handle " "{:#x}";
 
-/// Identifiers that people read in decimal.
-macro_rules! decimal_ids {
-    ($($(#[$meta:meta])* pub struct $name:ident($raw:ident), $prefix:literal;)+) => {
-        $(
-            $(#[$meta])*
-            #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-            #[repr(transparent)]
-            pub struct $name($raw);
-
-            impl $name {
-                /// Gives the raw number its type.
-                #[must_use]
-                pub const fn new(raw: $raw) -> Self {
-                    Self(raw)
-                }
-
-                /// The raw number.
-                #[must_use]
-                pub const fn raw(self) -> $raw {
-                    self.0
-                }
-            }
-
-            impl core::fmt::Display for $name {
-                fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                    write!(f, concat!($prefix, "{}"), self.0)
-                }
-            }
-
-            impl core::fmt::Debug for $name {
-                fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                    write!(f, concat!(stringify!($name), "({})"), self.0)
-                }
-            }
-        )+
-    };
-}
-
-decimal_ids! {
+    // People read the rest in decimal.
     /// Domain identifier.
     #[doc(alias = "domid_t")]
-    pub struct DomId(u16), "d";
+    pub struct DomId(u16), "d" "{}";
     /// Virtual CPU of a domain.
-    pub struct VcpuId(u32), "v";
+    pub struct VcpuId(u32), "v" "{}";
     /// Physical CPU, as the hypervisor numbers them.
-    pub struct PcpuId(u32), "pcpu";
+    pub struct PcpuId(u32), "pcpu" "{}";
     /// Event channel port: an index into a domain's event channels.
     #[doc(alias = "evtchn_port_t")]
-    pub struct EvtchnPort(u32), "port ";
+    pub struct EvtchnPort(u32), "port " "{}";
     /// Virtual interrupt line, see [`crate::evtchn::VirqKind`].
-    pub struct Virq(u32), "virq ";
+    pub struct Virq(u32), "virq " "{}";
 }
 
 impl DomId {

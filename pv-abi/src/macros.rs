@@ -68,9 +68,9 @@ macro_rules! wire {
     };
 }
 
-/// Declares identifier newtypes: private field, no conversions between them.
+/// Declares identifier newtypes: private field, no conversions between them, printed as the literal says.
 macro_rules! ids {
-    ($($(#[$meta:meta])* pub struct $name:ident($raw:ident), $prefix:literal;)+) => {
+    ($($(#[$meta:meta])* pub struct $name:ident($raw:ident), $prefix:literal $number:literal;)+) => {
         $(
             $(#[$meta])*
             #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -93,15 +93,37 @@ macro_rules! ids {
 
             impl core::fmt::Display for $name {
                 fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                    write!(f, concat!($prefix, "{:#x}"), self.0)
+                    write!(f, concat!($prefix, $number), self.0)
                 }
             }
 
             impl core::fmt::Debug for $name {
                 fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                    write!(f, concat!(stringify!($name), "({:#x})"), self.0)
+                    write!(f, concat!(stringify!($name), "(", $number, ")"), self.0)
                 }
             }
         )+
+    };
+}
+
+/// Gives a command structure with a union `u` of `PAYLOAD_SIZE` bytes its typed view of that union.
+macro_rules! union_payload {
+    ($name:ident) => {
+        impl $name {
+            /// The union read as `T`.
+            #[must_use]
+            pub fn payload<T: zerocopy::FromBytes + zerocopy::Immutable>(&self) -> T {
+                const { assert!(size_of::<T>() <= PAYLOAD_SIZE, "does not fit the union") };
+                T::read_from_prefix(&self.u).map_or_else(|_| T::new_zeroed(), |(value, _)| value)
+            }
+
+            /// Writes `payload` at the start of the union; the rest stays.
+            pub fn set_payload<T: zerocopy::IntoBytes + zerocopy::Immutable>(&mut self, payload: &T) {
+                const { assert!(size_of::<T>() <= PAYLOAD_SIZE, "does not fit the union") };
+                for (to, from) in self.u.iter_mut().zip(payload.as_bytes()) {
+                    *to = *from;
+                }
+            }
+        }
     };
 }
