@@ -111,6 +111,12 @@ impl UserSpace {
         load_user_root(self.root_mfn)
     }
 
+    /// The root table, for a kernel that loads spaces in batches of its own.
+    #[must_use]
+    pub const fn root(&self) -> Mfn {
+        self.root_mfn
+    }
+
     fn free_tables(&self) -> Result {
         load_user_root(Mfn::new(0))?;
         let unpin = mmu::on_frame(MmuextCmd::UnpinTable, self.root_mfn);
