@@ -23,8 +23,6 @@ const PRESERVE_AD: u32 = 1;
 /// What the answer depends on besides the leaf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// Number of the vcpu.
-    pub vcpu: u32,
     /// Whether XSAVE, where the CPU has it, is shown as switched on.
     pub osxsave: bool,
     /// Bits of a machine address.
@@ -52,9 +50,12 @@ const LEAF_1_ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 
 const ECX_XSAVE: u32 = 1 << 26;
 const ECX_OSXSAVE: u32 = 1 << 27;
 const ECX_HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1, EDX: FPU, DE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MCA, CMOV, PAT, CLFLUSH, ACPI, MMX, FXSR, SSE, SSE2. Not
-/// VME, PSE, MTRR, PGE, PSE-36.
-const LEAF_1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 22, 23, 24, 25, 26]);
+/// Leaf 1, EDX: FPU, DE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MCA, CMOV, PAT, CLFLUSH, ACPI, MMX, FXSR, SSE, SSE2, self
+/// snoop. Not VME, PSE, MTRR, PGE, PSE-36.
+const LEAF_1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 22, 23, 24, 25, 26, 27]);
+const EDX_SEP: u32 = 1 << 11;
+/// Leaf 0, EDX of AMD's and Hygon's CPUs, the middle of their names: they have no SYSENTER in long mode.
+const NO_LONG_SYSENTER: [u32; 2] = [u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"nGen")];
 /// Leaf 7, EBX: FSGSBASE, BMI1, AVX2, BMI2, ERMS, AVX-512 (F, DQ, IFMA, PF, ER, CD, BW, VL), RDSEED, ADX, CLFLUSHOPT,
 /// CLWB, SHA. Not SMEP, SMAP, INVPCID.
 const LEAF_7_EBX: u32 = bits(&[0, 3, 5, 8, 9, 16, 17, 18, 19, 21, 23, 24, 26, 27, 28, 29, 30, 31]);
@@ -94,9 +95,11 @@ fn basic(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32
         0 => [max, b, c, d],
         1 => {
             let osxsave = if view.osxsave && c & ECX_XSAVE != 0 { ECX_OSXSAVE } else { 0 };
-            // CLFLUSH's line size and the brand index stay; one logical processor, and an APIC id of the vcpu's own.
-            let b = b & 0xffff | 1 << 16 | (view.vcpu.wrapping_mul(2) & 0xff) << 24;
-            [a, b, c & LEAF_1_ECX | osxsave | ECX_HYPERVISOR, d & LEAF_1_EDX]
+            // CLFLUSH's line size and the brand index stay; one logical processor. All vcpus have APIC id 0, as a PV
+            // guest on Xen finds it: another would be taken for a package of its own.
+            let b = b & 0xffff | 1 << 16;
+            let sep = if NO_LONG_SYSENTER.contains(&hw(0, 0)[3]) { EDX_SEP } else { 0 };
+            [a, b, c & LEAF_1_ECX | osxsave | ECX_HYPERVISOR, d & LEAF_1_EDX & !sep]
         }
         2 => [a, b, c, d],
         // Caches, without the counts of cores and threads that share them.
@@ -156,8 +159,7 @@ mod tests {
     }
 
     fn ask(leaf: u32, subleaf: u32) -> [u32; 4] {
-        let view =
-            View { vcpu: 3, osxsave: false, maddr_bits: 40, tsc_khz: 2_300_000, tsc_mul: 5, tsc_shift: -1 };
+        let view = View { osxsave: false, maddr_bits: 40, tsc_khz: 2_300_000, tsc_mul: 5, tsc_shift: -1 };
         answer(&everything, &view, leaf, subleaf)
     }
 
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn what_needs_ring_0_is_hidden() {
         let [_, b, c, d] = ask(1, 0);
-        assert_eq!(b >> 24, 6);
+        assert_eq!(b >> 24, 0);
         // MONITOR, VMX, SMX, PCID, x2APIC, TSC deadline, OSXSAVE.
         for bit in [3, 5, 6, 17, 21, 24, 27] {
             assert_eq!(c >> bit & 1, 0, "leaf 1 ecx {bit}");
@@ -203,6 +205,16 @@ mod tests {
         let extended = ask(0x8000_0001, 0)[3];
         assert_eq!((extended >> 11 & 1, extended >> 20 & 1, extended >> 29 & 1), (1, 1, 1));
         assert_eq!(ask(7, 0)[1] & 1, 1);
+    }
+
+    #[test]
+    fn sysenter_is_shown_where_long_mode_has_it() {
+        let sep = |name: &[u8; 4]| {
+            let middle = u32::from_le_bytes(*name);
+            let hw = move |leaf: u32, _: u32| if leaf == 0 { [0xd, 0, 0, middle] } else { [u32::MAX; 4] };
+            answer(&hw, &View::default(), 1, 0)[3] >> 11 & 1
+        };
+        assert_eq!((sep(b"ineI"), sep(b"enti"), sep(b"nGen")), (1, 0, 0));
     }
 
     #[test]

@@ -250,7 +250,6 @@ fn xsetbv<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
 fn view<M: Machine>(cx: &Cx<'_, M>) -> cpuid::View {
     let scale = cx.m.pvclock_scale();
     cpuid::View {
-        vcpu: cx.vcpu.id.raw(),
         // A PV kernel learns from this bit, before it has set its own CR4, whether the hypervisor has switched XSAVE on;
         // its processes learn whether the kernel has.
         osxsave: cx.vcpu.entry.mode() == GuestMode::Kernel
