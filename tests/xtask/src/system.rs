@@ -17,6 +17,9 @@ const UP_LIMIT: Duration = Duration::from_secs(60);
 /// How long an orderly shutdown may take.
 const DOWN_LIMIT: Duration = Duration::from_secs(30);
 
+/// How many clients dom0 serves at a time.
+const CHANNELS: u32 = 3;
+
 /// What a system consists of.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -43,6 +46,32 @@ impl Plan {
         self.dir().join("ctl.sock")
     }
 
+    /// QEMU's words for the control channels: `ctl.sock`, `ctl.sock.1` and so on.
+    fn channels(&self) -> Result<Vec<String>> {
+        let mut words = Vec::new();
+        for number in 0..CHANNELS {
+            let mut socket = self.socket();
+            if number > 0 {
+                socket.set_extension(format!("sock.{number}"));
+            }
+            // A socket of an earlier run would make QEMU fail to listen.
+            if socket.exists() {
+                fs::remove_file(&socket)?;
+            }
+            let path = quoted(&socket);
+            // A controller of its own for each: dom0's driver knows the first port only.
+            words.extend([
+                "-device".into(),
+                format!("virtio-serial-pci,id=serial{number}"),
+                "-device".into(),
+                format!("virtconsole,bus=serial{number}.0,chardev=ctl{number}"),
+                "-chardev".into(),
+                format!("socket,id=ctl{number},path={path},server=on,wait=off"),
+            ]);
+        }
+        Ok(words)
+    }
+
     /// The machine, with its volume made anew.
     pub(crate) fn machine(&self) -> Result<Machine> {
         let dir = self.dir();
@@ -52,16 +81,7 @@ impl Plan {
         let mut machine = Machine::new(&images::hypervisor(), &images::dom0(), &self.dom0_args);
         // The rest of the memory is for guests.
         machine.hypervisor_args.push_str(" dom0_mem=128M");
-        let socket = self.socket();
-        // A socket of an earlier run would make QEMU fail to listen.
-        if socket.exists() {
-            fs::remove_file(&socket)?;
-        }
-        let socket = quoted(&socket);
-        machine.extra = ["-device", "virtio-serial-pci", "-device", "virtconsole,chardev=ctl", "-chardev"]
-            .map(str::to_owned)
-            .to_vec();
-        machine.extra.push(format!("socket,id=ctl,path={socket},server=on,wait=off"));
+        machine.extra = self.channels()?;
         for (number, disk) in std::iter::once(&volume).chain(&self.disks).enumerate() {
             if !disk.is_file() {
                 return Err(Failure::new(format!("{}: no such disk", disk.display())));

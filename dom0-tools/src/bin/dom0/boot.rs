@@ -43,8 +43,8 @@ async fn start(context: &'static Context) {
             return;
         }
     };
-    if let Some(control) = dom0.machine.control.clone() {
-        task::spawn(ctl::serve(dom0.clone(), control)).detach();
+    for control in &dom0.machine.controls {
+        task::spawn(ctl::serve(dom0.clone(), control.clone())).detach();
     }
     tty.print("dom0: ready\n");
     run_command_line(&dom0, context.command_line()).await;

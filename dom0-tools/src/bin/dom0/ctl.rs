@@ -1,4 +1,4 @@
-//! The control channel: commands from the host, one after another.
+//! The control channels: commands from the host, one after another on each.
 //!
 //! The channel does not tell when its other end goes away. A client that streams gives signs of life; a command
 //! that does not stream runs to its end whoever listens. A new client's command takes the place of one whose client

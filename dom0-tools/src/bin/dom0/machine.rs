@@ -19,8 +19,8 @@ use crate::virtio::{self, InitError};
 pub(crate) struct Machine {
     /// Disks in the order of their PCI addresses: vda, vdb and so on.
     pub(crate) disks: Vec<Rc<Disk>>,
-    /// The control channel.
-    pub(crate) control: Option<Rc<Console>>,
+    /// The control channels.
+    pub(crate) controls: Vec<Rc<Console>>,
 }
 
 impl Machine {
@@ -54,11 +54,11 @@ impl Machine {
                 tty.print(&format!("dom0: {name}: {mib} MiB{mode} at PCI {}, GSI {gsi}\n", function.place));
                 self.disks.push(disk);
             }
-            virtio::TYPE_CONSOLE if self.control.is_none() => {
+            virtio::TYPE_CONSOLE => {
                 let console = Console::new(function)?;
                 attach(lines, gsi, console.clone())?;
                 tty.print(&format!("dom0: control channel at PCI {}, GSI {gsi}\n", function.place));
-                self.control = Some(console);
+                self.controls.push(console);
             }
             _ => {}
         }

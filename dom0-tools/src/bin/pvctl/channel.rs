@@ -14,6 +14,7 @@ use dom0_tools::ctl::wire::{
 };
 
 use crate::options::Options;
+use crate::sockets;
 use crate::terminal::RawMode;
 
 /// `^]`: leaves a console.
@@ -75,18 +76,21 @@ impl Client {
 
 /// Runs the command; the exit status that dom0 gave.
 pub(crate) fn run(options: &Options) -> Result<u8, ChannelError> {
-    let path = options.socket.clone();
+    let deadline = options.timeout.map(|limit| (limit, Instant::now() + limit));
+    let Some(claim) = sockets::claim(&options.socket, deadline.map(|(_, end)| end)) else {
+        return Err(ChannelError::TimedOut(options.timeout.unwrap_or_default()));
+    };
+    let path = claim.socket.clone();
     let lost = |error| ChannelError::Unreachable(path.clone(), error);
-    let socket = UnixStream::connect(&options.socket).map_err(lost)?;
+    let socket = UnixStream::connect(&path).map_err(lost)?;
     let reader = socket.try_clone().map_err(lost)?;
-    let mut client = Client { id: make_id(), socket, path: options.socket.clone() };
+    let mut client = Client { id: make_id(), socket, path: path.clone() };
     let (sender, events) = channel();
     let to_main = sender.clone();
     thread::spawn(move || read_answers(reader, &to_main));
     // Ends whatever an earlier client left unfinished.
     client.socket.write_all(b"\n").map_err(lost)?;
     client.send(RequestBody::Run(options.words.clone()))?;
-    let deadline = options.timeout.map(|limit| (limit, Instant::now() + limit));
     let result = follow(&mut client, &events, deadline, sender);
     if matches!(result, Err(ChannelError::TimedOut(_))) {
         // Nothing more can be done if this does not arrive.

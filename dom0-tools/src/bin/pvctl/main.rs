@@ -10,6 +10,8 @@ mod channel;
 #[cfg(not(target_os = "none"))]
 mod options;
 #[cfg(not(target_os = "none"))]
+mod sockets;
+#[cfg(not(target_os = "none"))]
 mod terminal;
 
 #[cfg(not(target_os = "none"))]
