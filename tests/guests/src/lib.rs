@@ -22,8 +22,11 @@
 
 extern crate alloc;
 
+pub mod attempt;
 pub mod call;
+pub mod claims;
 pub mod entries;
+pub mod frames;
 pub mod timer;
 pub mod user;
 mod verdict;

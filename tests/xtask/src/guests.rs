@@ -1,5 +1,6 @@
 //! The `qemu` and `attack` stages: each test guest is booted as dom0, and its last line is a verdict.
 
+use crate::claims::{self, Booted};
 use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Echo, Ended, Reason};
@@ -20,8 +21,9 @@ pub(crate) struct Setup {
 const ORDINARY: Setup = Setup { smp: 1, memory: 256, limit: Duration::from_secs(60) };
 
 /// Guests that need something other than the ordinary.
-const SPECIAL: [(&str, Setup); 2] = [
+const SPECIAL: [(&str, Setup); 3] = [
     ("smp_", Setup { smp: 2, ..ORDINARY }),
+    ("attack_smp_", Setup { smp: 4, limit: Duration::from_secs(120), ..ORDINARY }),
     ("long_", Setup { limit: Duration::from_secs(180), ..ORDINARY }),
 ];
 
@@ -34,22 +36,28 @@ pub(crate) fn cases() -> Vec<Case> {
     images::test_guests()
         .into_iter()
         .filter(|guest| !["demo_", "domu_", "bench"].iter().any(|start| guest.starts_with(start)))
-        .map(|guest| {
+        .flat_map(|guest| {
             let stage = if guest.starts_with("attack_") {
                 guest.replacen('_', "-", 1)
             } else {
                 format!("qemu-{guest}")
             };
-            Case::new(stage, Needs::Images, move |context| boot(&guest, context))
+            let table = claims::of_guest(&guest);
+            if !table.is_empty() {
+                return claims::cases(&stage, &guest, table, boot);
+            }
+            let one = Case::new(stage, Needs::Images, move |context| Ok(boot(&guest, context)?.outcome));
+            vec![one]
         })
         .collect()
 }
 
-fn boot(guest: &str, context: &Context) -> Result<Outcome> {
+fn boot(guest: &str, context: &Context) -> Result<Booted> {
     let setup = setup_of(guest);
-    let machine = context.machine(&images::guest(guest), "", setup.smp, setup.memory);
+    let args = if context.long { "long" } else { "" };
+    let machine = context.machine(&images::guest(guest), args, setup.smp, setup.memory);
     let ended = machine.run(setup.limit, Echo::Off)?;
-    Ok(judge(&ended))
+    Ok(Booted { outcome: judge(&ended), log: ended.console })
 }
 
 /// A guest's own word on what it saw, from best to worst.

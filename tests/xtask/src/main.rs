@@ -6,6 +6,7 @@
 mod bench;
 mod boot;
 mod check;
+mod claims;
 mod cli;
 mod cpio;
 mod demo;
