@@ -48,6 +48,14 @@ struct Parts {
     access: Option<DiskAccess>,
 }
 
+/// Parses an entry that stands alone, as on a command line.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_disk(text: &str) -> Result<DiskConfig, String> {
+    parse(text, Position { line: 1, column: 0 }).map_err(|flaw| flaw.message)
+}
+
 /// Parses an entry whose text begins at `at` (the opening quote).
 pub(crate) fn parse(text: &str, at: Position) -> Result<DiskConfig, Flaw> {
     let mut parts = Parts::default();
@@ -168,7 +176,8 @@ fn access(text: &str, at: Position) -> Result<DiskAccess, Flaw> {
 }
 
 /// Number of a virtual disk: `xvdb3`, `sda`, `hdc`, `d5p2`, or the number itself.
-fn vdev_number(name: &str) -> Option<u32> {
+#[must_use]
+pub fn vdev_number(name: &str) -> Option<u32> {
     const EXTENDED: u32 = 1 << 28;
     if let Some((disk, part)) = name.strip_prefix("xvd").and_then(letters_and_partition) {
         return if disk < 16 && part < 16 {

@@ -17,6 +17,6 @@ mod error;
 mod lex;
 mod parse;
 
-pub use disk::{DiskAccess, DiskConfig, Vdev};
+pub use disk::{DiskAccess, DiskConfig, Vdev, parse_disk, vdev_number};
 pub use domain::{DomainConfig, RestartAction, parse_config};
 pub use error::{CfgError, Position, Warning};

@@ -76,6 +76,38 @@ pub enum Command {
     Pause(String),
     /// Go on running it.
     Unpause(String),
+    /// Give a running domain a disk.
+    BlockAttach {
+        /// Who.
+        who: String,
+        /// The disk, as in a configuration.
+        disk: String,
+    },
+    /// Take a disk from a running domain.
+    BlockDetach {
+        /// Who.
+        who: String,
+        /// The disk's name in the domain, or its number.
+        vdev: String,
+        /// Also when the domain does not let go of it.
+        force: bool,
+    },
+    /// The disks of a domain.
+    BlockList(String),
+    /// Ask a domain to use so many vcpus.
+    VcpuSet {
+        /// Who.
+        who: String,
+        /// How many.
+        vcpus: u32,
+    },
+    /// Ask a domain to use so much memory.
+    MemSet {
+        /// Who.
+        who: String,
+        /// How much.
+        mib: u64,
+    },
     /// Its console, live.
     Console(String),
     /// What its console has shown so far.
@@ -159,6 +191,11 @@ pub const VERBS: &[Verb] = &[
     verb("info", "", "show facts about the machine"),
     verb("dmesg", "", "show the hypervisor's log"),
     verb("vcpu-list", "[DOM]", "list vcpus"),
+    verb("vcpu-set", "DOM N", "ask a domain to use its first N vcpus"),
+    verb("mem-set", "DOM MIB", "ask a domain to use so much memory"),
+    verb("block-attach", "DOM DISK", "give a running domain a disk, written as in a configuration"),
+    verb("block-detach", "[-f] DOM VDEV", "take a disk from a running domain; -f even if it does not let go"),
+    verb("block-list", "DOM", "list the disks of a domain"),
     verb("domid", "NAME", "number of a domain"),
     verb("domname", "ID", "name of a domain"),
     verb("disks", "", "list dom0's disks"),
@@ -187,7 +224,7 @@ pub fn complete(prefix: &str) -> Vec<String> {
 pub fn help(topic: Option<&str>) -> Result<String, UsageError> {
     let Some(name) = topic else {
         let lines = VERBS.iter().map(|verb| format!("{:<34} {}\n", synopsis(verb), verb.help));
-        let options = "\nOptions for list, vcpu-list, info, disks, ls: -o json\n";
+        let options = "\nOptions for list, vcpu-list, block-list, info, disks, ls: -o json\n";
         return Ok(lines.collect::<String>() + options);
     };
     let verb = find(name)?;
@@ -248,6 +285,10 @@ impl<'a> Arguments<'a> {
         self.words.pop_front().map(ToOwned::to_owned).ok_or_else(|| self.wrong())
     }
 
+    fn number<T: core::str::FromStr>(&mut self) -> Result<T, UsageError> {
+        self.need()?.parse().map_err(|_| self.wrong())
+    }
+
     fn optional(&mut self) -> Option<String> {
         self.words.pop_front().map(ToOwned::to_owned)
     }
@@ -291,6 +332,14 @@ fn command(name: &str, arguments: &mut Arguments<'_>) -> Result<Command, UsageEr
         "reboot" => Command::Reboot { wait: arguments.flag("-w", "--wait"), target: arguments.target()? },
         "pause" => Command::Pause(arguments.need()?),
         "unpause" => Command::Unpause(arguments.need()?),
+        "vcpu-set" => Command::VcpuSet { who: arguments.need()?, vcpus: arguments.number()? },
+        "mem-set" => Command::MemSet { who: arguments.need()?, mib: arguments.number()? },
+        "block-attach" => Command::BlockAttach { who: arguments.need()?, disk: arguments.need()? },
+        "block-detach" => {
+            let force = arguments.flag("-f", "--force");
+            Command::BlockDetach { who: arguments.need()?, vdev: arguments.need()?, force }
+        }
+        "block-list" => Command::BlockList(arguments.need()?),
         "console" => Command::Console(arguments.need()?),
         "log" => Command::Log(arguments.need()?),
         "wait" => Command::Wait(arguments.need()?),
@@ -331,7 +380,7 @@ fn selftest(arguments: &mut Arguments<'_>) -> Result<Command, UsageError> {
     if arguments.need()? != "create-destroy" {
         return Err(arguments.wrong());
     }
-    let rounds = arguments.need()?.parse().map_err(|_| arguments.wrong())?;
+    let rounds = arguments.number()?;
     Ok(Command::SelftestCreateDestroy { rounds, file: arguments.need()? })
 }
 
@@ -360,14 +409,27 @@ mod tests {
         assert_eq!(command("create --paused a.cfg memory=16"), Command::Create(create));
         assert_eq!(understood("list -o json").map(|parsed| parsed.format), Ok(Format::Json));
         assert_eq!(command("shutdown -w -a"), Command::Shutdown { target: Target::All, wait: true });
+        let detach = |force| Command::BlockDetach { who: "a".into(), vdev: "xvdb".into(), force };
+        assert_eq!(command("block-detach a xvdb"), detach(false));
+        assert_eq!(command("block-detach a -f xvdb"), detach(true));
+        assert_eq!(command("vcpu-set a 2"), Command::VcpuSet { who: "a".into(), vcpus: 2 });
         assert_eq!(command("echo -a b"), Command::Echo("-a b".into()));
     }
 
     #[test]
     fn what_is_no_command_is_told() {
-        for line in
-            ["frob", "destroy", "destroy a b", "list -x", "create a.cfg word", "list -o xml", "shutdown"]
-        {
+        for line in [
+            "frob",
+            "destroy",
+            "destroy a b",
+            "vcpu-set a two",
+            "mem-set a",
+            "block-attach a",
+            "list -x",
+            "create a.cfg word",
+            "list -o xml",
+            "shutdown",
+        ] {
             assert!(understood(line).is_err(), "{line}");
         }
         assert_eq!(understood("frob"), Err(UsageError("unknown command \"frob\"; try help".into())));

@@ -8,6 +8,7 @@ use core::fmt::Write as _;
 use serde::Serialize;
 
 use super::command::Format;
+use crate::toolstack::DeviceRow;
 use crate::toolstack::ports::{DomainInfo, HostInfo, ShutdownReason, VcpuStatus};
 
 const PAGES_PER_MIB: u64 = 256;
@@ -91,6 +92,19 @@ pub fn uuid(handle: &[u8; 16]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+/// `block-list`, with `xl`'s columns and what dom0 uses for each.
+#[must_use]
+pub fn disks_of(rows: &[DeviceRow], format: Format) -> String {
+    let shown = |value: Option<u32>| value.map_or_else(|| "-".to_string(), |value| value.to_string());
+    let row = |row: &DeviceRow| {
+        let (number, state) = (row.number.to_string(), row.state.to_string());
+        let (target, backend) = (row.target.clone(), row.backend.clone());
+        alloc::vec![number, "0".to_string(), state, shown(row.port), shown(row.ring), target, backend]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    table(&["Vdev", "BE", "state", "evt-ch", "ring-ref", "target", "BE-path"], &rows, format)
 }
 
 /// `list`.

@@ -13,17 +13,16 @@ use alloc::vec::Vec;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef, Mfn, Pfn, VcpuId};
 use pv_image::{BuildConfig, FrameMap, KernelImage, PageKind, Plan, Role, init_shared_info};
 
+use super::adjust::MAX_MEM_SLACK_KIB;
 use super::error::Doing;
 use super::ports::{CreateDomain, DiskInfo, MAX_BATCH};
-use super::{Env, Error, control, nodes, teardown};
-use crate::cfg::{DiskAccess, DomainConfig};
+use super::{Env, Error, control, hotplug, nodes, teardown};
+use crate::cfg::DomainConfig;
 
 /// Largest kernel that is unpacked, bytes.
 pub const MAX_KERNEL: usize = 256 << 20;
 
 const PAGES_PER_MIB: u64 = 256;
-/// Room above the configured memory, as the reference toolstack gives it (KiB).
-const MAX_MEM_SLACK_KIB: u64 = 1024;
 /// What the hypervisor takes for a domain besides its memory (KiB): the domain, vcpus, grant frames.
 const OVERHEAD_KIB: u64 = 1024;
 /// Grant references that the ABI reserves.
@@ -168,12 +167,7 @@ impl<'a> CreateJob<'a> {
             return Err(Error::NameInUse(self.config.name.clone()));
         }
         for disk in &self.config.disks {
-            let refused = |errno| Error::Disk { target: disk.target.clone(), errno };
-            let info = env.services.disk_info(&disk.target).map_err(refused)?;
-            if info.read_only && disk.access == DiskAccess::ReadWrite {
-                return Err(Error::ReadOnlyDisk(disk.target.clone()));
-            }
-            self.disks.push(info);
+            self.disks.push(hotplug::check_disk(env, disk)?);
         }
         let free = env.hv.host_info().doing("asking for free memory")?.free_pages;
         let need_kib = self.config.memory_mib * 1024 + OVERHEAD_KIB;

@@ -36,6 +36,29 @@ pub enum Error {
     },
     /// A disk may not be written, and the domain wants to.
     ReadOnlyDisk(String),
+    /// The domain has a device of this number already.
+    DeviceExists {
+        /// The domain.
+        dom: DomId,
+        /// As the user named it.
+        name: String,
+    },
+    /// The domain has no such device.
+    NoSuchDevice {
+        /// The domain.
+        dom: DomId,
+        /// As the user named it.
+        name: String,
+    },
+    /// A number is too small or too large.
+    OutOfRange {
+        /// Which.
+        what: &'static str,
+        /// The smallest.
+        min: u64,
+        /// The largest.
+        max: u64,
+    },
     /// The machine has not enough free memory (both KiB).
     NoMemory {
         /// What the domain takes.
@@ -75,6 +98,11 @@ impl fmt::Display for Error {
             Self::Disk { target, errno: Errno::Busy } => write!(f, "disk '{target}' is in use"),
             Self::Disk { target, errno } => write!(f, "disk '{target}': {}", errno.name()),
             Self::ReadOnlyDisk(target) => write!(f, "disk '{target}' can only be read; configure it so"),
+            Self::DeviceExists { dom, name } => {
+                write!(f, "domain {} has a device '{name}' already", dom.raw())
+            }
+            Self::NoSuchDevice { dom, name } => write!(f, "domain {} has no device '{name}'", dom.raw()),
+            Self::OutOfRange { what, min, max } => write!(f, "{what} must be between {min} and {max}"),
             Self::NoMemory { need_kib, free_kib } => {
                 write!(f, "not enough free memory: {need_kib} KiB wanted, {free_kib} KiB free")
             }

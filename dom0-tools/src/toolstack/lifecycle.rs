@@ -111,6 +111,13 @@ impl Lifecycle {
         self.managed.get(&dom).map(|managed| &managed.config)
     }
 
+    /// Changes what a domain will be when it starts again: it keeps what it was given meanwhile.
+    pub fn amend(&mut self, dom: DomId, change: impl FnOnce(&mut DomainConfig)) {
+        if let Some(managed) = self.managed.get_mut(&dom) {
+            change(&mut managed.config);
+        }
+    }
+
     /// Looks at all domains and deals with those that have stopped. To be called when VIRQ_DOM_EXC fires.
     ///
     /// # Errors

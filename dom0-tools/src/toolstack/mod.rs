@@ -9,17 +9,21 @@
 //! | `create` | making a domain, in small steps, with a complete undo at every one of them |
 //! | `nodes` | what a domain finds in xenstore |
 //! | `teardown` | ending a domain, also the undo of `create` |
+//! | `hotplug` | devices that come and go |
+//! | `adjust` | how many vcpus and how much memory it is asked to use |
 //! | `control` | list, look up, pause, shut down, … |
 //! | `lifecycle` | what follows when a domain has stopped by itself |
 //!
 //! A domain in the making is paused and has its name in xenstore from the first step on, so that no
 //! other can take the name meanwhile.
 
+mod adjust;
 mod control;
 mod create;
 mod error;
 #[cfg(test)]
 mod fake;
+mod hotplug;
 mod lifecycle;
 mod nodes;
 pub mod ports;
@@ -27,9 +31,13 @@ mod teardown;
 #[cfg(test)]
 mod tests;
 
+pub use adjust::{set_memory, set_vcpus};
 pub use control::{Stop, domain_name, init_dom0, list, pause, request_stop, resolve, unpause, vcpu_list};
 pub use create::{CreateJob, CreateOptions, MAX_KERNEL, Progress};
 pub use error::Error;
+pub use hotplug::{
+    Device, DeviceKind, DeviceRow, attach_disk, begin_detach, find_disk, has_parted, list_devices, remove,
+};
 pub use lifecycle::{Lifecycle, LifecycleEvent, RestartRequest};
 pub use ports::{Hypervisor, Services, Store};
 pub use teardown::destroy;

@@ -70,7 +70,7 @@ fn create(world: &mut World, config: &DomainConfig, options: CreateOptions) -> R
     }
 }
 
-fn started(world: &mut World, more: &str) -> DomId {
+pub(super) fn started(world: &mut World, more: &str) -> DomId {
     create(world, &config(more), CreateOptions::default()).unwrap()
 }
 

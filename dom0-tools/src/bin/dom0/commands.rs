@@ -1,5 +1,6 @@
 //! What a user may ask for: each verb of the control language carried out.
 
+mod devices;
 mod domains;
 mod files;
 mod selftest;
@@ -87,6 +88,13 @@ async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Ou
         Command::Reboot { target, wait } => domains::reboot(stack, session, &target, wait).await,
         Command::Pause(who) => domains::pause(stack, &who),
         Command::Unpause(who) => domains::unpause(stack, &who),
+        Command::VcpuSet { who, vcpus } => devices::vcpu_set(stack, &who, vcpus),
+        Command::MemSet { who, mib } => devices::mem_set(stack, &who, mib),
+        Command::BlockAttach { who, disk } => devices::block_attach(stack, &who, &disk),
+        Command::BlockDetach { who, vdev, force } => {
+            devices::block_detach(stack, session, &who, &vdev, force).await
+        }
+        Command::BlockList(who) => devices::block_list(stack, session, &who, format),
         Command::Console(who) => domains::console(stack, session, &who).await,
         Command::Log(who) => domains::log(stack, session, &who),
         Command::Wait(who) => domains::wait(stack, session, &who).await,

@@ -227,6 +227,11 @@ impl Toolstack {
         }
     }
 
+    /// Changes what a domain will be when it starts again.
+    pub(crate) fn amend(&self, dom: DomId, change: impl FnOnce(&mut DomainConfig)) {
+        self.lifecycle.borrow_mut().amend(dom, change);
+    }
+
     /// Ends a domain at once.
     pub(crate) fn destroy(&self, dom: DomId) -> Result<(), Failure> {
         let result = self.with_env(|env| toolstack::destroy(env, dom));

@@ -14,7 +14,7 @@ use super::{Dom0, Outcome};
 use crate::session::Session;
 use crate::toolstack::{Failure, Toolstack};
 
-fn resolve(stack: &Toolstack, who: &str) -> Result<DomId, Failure> {
+pub(super) fn resolve(stack: &Toolstack, who: &str) -> Result<DomId, Failure> {
     Ok(stack.with_env(|env| toolstack::resolve(env, who))?)
 }
 
