@@ -44,6 +44,9 @@ fn start(context: &'static Context) -> hypercall::Result {
     arch::user::init_trap_stack(arch::start::TRAP_STACK.top())?;
     crate::privileged::ports::enable()?;
     crate::memory::init(context)?;
+    if context.option("events") != Some("2l") {
+        crate::event::fifo::init()?;
+    }
     crate::time::init()?;
     crate::event::unmask();
     Ok(())

@@ -34,8 +34,11 @@ pub(super) fn send(port: EvtchnPort) -> Result {
 fn bind(vcpu: VcpuId, call: impl FnOnce() -> Result<u32>) -> Result<EventChannel> {
     let _masked = Masked::new();
     let port = EvtchnPort::new(call()?);
-    // The hypervisor has no ports beyond those of the table, as long as nobody asks for another ABI.
-    let sink = super::register(port, vcpu).ok_or(Errno::Range)?;
+    // Queues could have more ports than this kernel has places for.
+    let Some(sink) = super::register(port, vcpu) else {
+        let _ = evtchn(EvtchnClose { port: port.raw() });
+        return Err(Errno::Range);
+    };
     let channel = EventChannel { port, sink, close_on_drop: AtomicBool::new(true) };
     // A port may still be masked from an earlier use.
     channel.unmask();
@@ -125,8 +128,8 @@ impl EventChannel {
     pub fn unmask(&self) {
         super::set_port_mask(self.port, false);
         if super::is_port_pending(self.port) {
-            // The selector bit may be lost: the hypervisor sets it and the upcall again, but only for a port that it
-            // finds masked. A delivery that came in between is merely repeated.
+            // The selector bit may be lost, or the place in a queue: the hypervisor makes up for it, but with bitmaps
+            // only for a port that it finds masked. A delivery that came in between is merely repeated.
             super::set_port_mask(self.port, true);
             let _ = evtchn(EvtchnUnmask { port: self.port.raw() });
         }
@@ -145,6 +148,12 @@ impl EventChannel {
         super::set_owner(self.port, vcpu);
         self.unmask();
         Ok(())
+    }
+
+    /// Has the port's events handled before those of ports with a larger number: 0 to 15, 7 at first. ENOSYS with
+    /// two-level events, which know no priorities.
+    pub fn set_priority(&self, priority: u32) -> Result {
+        super::fifo::set_priority(self.port, priority)
     }
 
     /// What the hypervisor says about the port.

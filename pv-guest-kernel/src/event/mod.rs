@@ -1,10 +1,13 @@
 //! Event channels: the guest's interrupts.
 //!
+//! There are two ABIs, [`Abi`]; which one is used shows in nothing but priorities.
+//!
 //! A port has one owner in this kernel, an [`EventChannel`]. When an event arrives it runs the channel's handler, if
 //! there is one, and then wakes whoever waits for the channel. Handlers run with events masked, on the vcpu that the port is
 //! bound to; keep them short.
 
 mod channel;
+pub(crate) mod fifo;
 mod sink;
 
 use alloc::sync::Arc;
@@ -73,6 +76,22 @@ pub fn unmask() {
     }
 }
 
+/// How events reach this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abi {
+    /// Bitmaps in the shared page, at most 4096 ports.
+    TwoLevel,
+    /// Queues of event words, with priorities.
+    Fifo,
+}
+
+/// How events reach this kernel: by queues where the hypervisor offers them and the command line does not say
+/// `events=2l`.
+#[must_use]
+pub fn abi() -> Abi {
+    if fifo::is_active() { Abi::Fifo } else { Abi::TwoLevel }
+}
+
 /// How many events arrived at ports without an owner.
 #[must_use]
 pub fn spurious_count() -> u64 {
@@ -83,6 +102,10 @@ pub fn spurious_count() -> u64 {
 pub(crate) fn upcall() {
     let info = shared::vcpu_info();
     while info.evtchn_upcall_pending.swap(0, Ordering::SeqCst) != 0 {
+        if fifo::is_active() {
+            fifo::take_events();
+            continue;
+        }
         let mut words = info.evtchn_pending_sel.swap(0, Ordering::SeqCst);
         while words != 0 {
             let word = words.trailing_zeros();
@@ -125,6 +148,7 @@ fn deliver(port: usize) {
 /// Takes possession of the sink of `port`, without a handler and with no event noted.
 fn register(port: EvtchnPort, vcpu: VcpuId) -> Option<&'static Sink> {
     let sink = SINKS.get(port.raw() as usize)?.get_or_make(port);
+    fifo::cover(port).ok()?;
     set_owner(port, vcpu);
     let old = sink.handler.lock().take();
     drop(old);
@@ -148,6 +172,9 @@ fn set_owner(port: EvtchnPort, vcpu: VcpuId) {
 
 /// Sets or clears the mask bit of a port; tells whether it was set.
 fn set_port_mask(port: EvtchnPort, masked: bool) -> bool {
+    if fifo::is_active() {
+        return fifo::set_mask(port, masked);
+    }
     let (word, bit) = (port.raw() as usize / 64, 1_u64 << (port.raw() % 64));
     let Some(word) = shared::info().evtchn_mask.get(word) else { return true };
     let before =
@@ -156,6 +183,9 @@ fn set_port_mask(port: EvtchnPort, masked: bool) -> bool {
 }
 
 fn is_port_pending(port: EvtchnPort) -> bool {
+    if fifo::is_active() {
+        return fifo::is_pending(port);
+    }
     let word = shared::info().evtchn_pending.get(port.raw() as usize / 64);
     word.is_some_and(|word| word.load(Ordering::Acquire) & (1 << (port.raw() % 64)) != 0)
 }

@@ -5,7 +5,7 @@
 
 use pv_abi::evtchn::{
     EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
-    EvtchnClose, EvtchnOp, EvtchnSend, EvtchnStatus, EvtchnUnmask,
+    EvtchnClose, EvtchnOp, EvtchnSend, EvtchnSetPriority, EvtchnStatus, EvtchnUnmask,
 };
 use pv_abi::ids::VcpuId;
 use pv_abi::physdev::{
@@ -55,6 +55,7 @@ tie!(
     EvtchnBindVcpu => BindVcpu,
     EvtchnBindVirq => BindVirq,
     EvtchnClose => Close,
+    EvtchnSetPriority => SetPriority,
     EvtchnSend => Send,
     EvtchnStatus => Status,
     EvtchnUnmask => Unmask,

@@ -64,7 +64,7 @@ impl BenchArgs {
 /// Boots the measuring guest on a machine that counts instructions.
 fn measure(hypervisor: Option<&Path>) -> Result<Vec<Figure>> {
     let hypervisor = hypervisor.map_or_else(images::hypervisor, Path::to_path_buf);
-    let mut machine = Machine::new(&hypervisor, &images::guest(GUEST), "");
+    let mut machine = Machine::new(&hypervisor, &images::guest(GUEST), "events=2l");
     machine.accel = Accel::Tcg;
     machine.memory = 256;
     machine.extra = ["-icount", "shift=0,sleep=off"].map(str::to_owned).to_vec();

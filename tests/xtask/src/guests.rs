@@ -13,15 +13,22 @@ const VERDICT_MARK: &str = "VERDICT: ";
 /// How a guest is booted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setup {
+    /// Its command line.
+    words: &'static str,
     smp: u32,
     memory: u32,
     limit: Duration,
 }
 
-const ORDINARY: Setup = Setup { smp: 1, memory: 256, limit: Duration::from_secs(60) };
+const ORDINARY: Setup = Setup { words: "", smp: 1, memory: 256, limit: Duration::from_secs(60) };
+
+/// What keeps a kernel of the SDK with two-level events.
+const TWO_LEVEL: &str = "events=2l";
 
 /// Guests that need something other than the ordinary.
-const SPECIAL: [(&str, Setup); 3] = [
+const SPECIAL: [(&str, Setup); 5] = [
+    ("wrong_fifo_", Setup { words: TWO_LEVEL, ..ORDINARY }),
+    ("attack_fifo_", Setup { words: TWO_LEVEL, smp: 2, ..ORDINARY }),
     ("smp_", Setup { smp: 2, ..ORDINARY }),
     ("attack_smp_", Setup { smp: 4, limit: Duration::from_secs(120), ..ORDINARY }),
     ("long_", Setup { limit: Duration::from_secs(180), ..ORDINARY }),
@@ -31,8 +38,17 @@ fn setup_of(name: &str) -> Setup {
     SPECIAL.iter().find(|(start, _)| name.starts_with(start)).map_or(ORDINARY, |(_, setup)| *setup)
 }
 
+/// Guests whose claims are about events: they are tried with both ABIs.
+const BOTH_ABIS: [&str; 2] = ["events_reach_their_handlers", "smp_all_vcpus_come_up_and_ipis_arrive"];
+
 /// One case for each test guest. Guests that other stages boot begin with that stage's name.
 pub(crate) fn cases() -> Vec<Case> {
+    let two_level = BOTH_ABIS.map(|guest| {
+        let setup = Setup { words: TWO_LEVEL, ..setup_of(guest) };
+        Case::new(format!("qemu-{guest}-2l"), Needs::Images, move |context| {
+            Ok(boot_as(guest, setup, context)?.outcome)
+        })
+    });
     images::test_guests()
         .into_iter()
         .filter(|guest| !["demo_", "domu_", "bench"].iter().any(|start| guest.starts_with(start)))
@@ -49,13 +65,17 @@ pub(crate) fn cases() -> Vec<Case> {
             let one = Case::new(stage, Needs::Images, move |context| Ok(boot(&guest, context)?.outcome));
             vec![one]
         })
+        .chain(two_level)
         .collect()
 }
 
 fn boot(guest: &str, context: &Context) -> Result<Booted> {
-    let setup = setup_of(guest);
-    let args = if context.long { "long" } else { "" };
-    let machine = context.machine(&images::guest(guest), args, setup.smp, setup.memory);
+    boot_as(guest, setup_of(guest), context)
+}
+
+fn boot_as(guest: &str, setup: Setup, context: &Context) -> Result<Booted> {
+    let words = format!("{} {}", setup.words, if context.long { "long" } else { "" });
+    let machine = context.machine(&images::guest(guest), words.trim(), setup.smp, setup.memory);
     let ended = machine.run(setup.limit, Echo::Off)?;
     Ok(Booted { outcome: judge(&ended), log: ended.console })
 }

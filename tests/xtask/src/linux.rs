@@ -45,6 +45,7 @@ const PLANS: [Plan; 3] = [
         name: "linux-boots_as_dom0_and_powers_off",
         smp: 1,
         script: "grep -q xen /sys/hypervisor/type || fail 'no hypervisor seen'
+dmesg | grep -q 'Using FIFO-based ABI' || fail 'no FIFO events'
 dmesg | grep -E 'BUG:|Oops|Call Trace|WARNING:' && fail 'the kernel complains'
 ",
     },

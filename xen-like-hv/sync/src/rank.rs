@@ -35,6 +35,8 @@ ranks! {
     MAPTRACK = 22;
     /// A domain's event channel ports.
     EVTCHN = 28;
+    /// The FIFO queues of a domain's event channels: whoever sends to it holds a lock of event channel ports.
+    FIFO = 30;
     /// A domain's list of pages and their count.
     DOMAIN_PAGES = 32;
     /// A domain's PCI configuration address, and the machine's registers while it uses them.

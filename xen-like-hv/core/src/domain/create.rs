@@ -49,7 +49,7 @@ impl Config {
             handle: [0; 16],
             ssidref: 0,
             max_vcpus: 1,
-            max_evtchn_port: 4095,
+            max_evtchn_port: u32::MAX,
             max_grant_frames: None,
             max_maptrack_frames: None,
             max_pages: 0,

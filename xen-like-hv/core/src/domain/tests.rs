@@ -112,7 +112,7 @@ fn furnished(w: &FakeWorld, number: u16) -> Arc<Domain> {
         w.hv.frames.alloc_for(&w.m, &dom.mem, 0, 0).unwrap();
     }
     for _ in 0..70 {
-        evtchn::alloc_unbound(&dom, DomId::DOM0).unwrap();
+        evtchn::alloc_unbound(&w.m, &dom, DomId::DOM0).unwrap();
     }
     let v = dom.vcpu(VcpuId::new(1)).unwrap();
     w.hv.sched.set_timer(&w.m, &v, crate::sched::timers::TimerKind::Singleshot, 1_000_000);

@@ -49,6 +49,7 @@ pub fn audit(hv: &Hypervisor, domains: &[Arc<Domain>]) -> Vec<String> {
             }
         }
         wrong.extend(check_lines(hv, this));
+        wrong.extend(check_fifo(hv, this));
     }
     wrong
 }
@@ -82,6 +83,25 @@ fn check_peer(views: &[View], this: &View, number: EvtchnPort, peer: &Peer) -> R
     }
     let copied = peer.vcpu.as_ref().map(|v| v.id);
     if copied == theirs.target.as_ref().map(|v| v.id) { Ok(()) } else { Err("stale copy of the peer's vcpu") }
+}
+
+/// The queues of the FIFO ABI, and the guest's frames that they hold.
+fn check_fifo(hv: &Hypervisor, this: &View) -> Vec<String> {
+    let fifo = &this.dom.events.fifo;
+    let mut wrong: Vec<String> =
+        fifo.faults().iter().map(|what| format!("{}: {what}", this.dom.id)).collect();
+    for mfn in fifo.frames() {
+        if !hv.frames.is_held_writable(mfn, this.dom.id) {
+            wrong.push(format!(
+                "{}: {mfn} is no writable frame of the domain's, but used for its queues",
+                this.dom.id
+            ));
+        }
+    }
+    if !fifo.covers(this.dom.events.lock().valid()) {
+        wrong.push(format!("{}: ports of which the queues know nothing", this.dom.id));
+    }
+    wrong
 }
 
 /// Every bound line, virtual or physical, leads to a port that says the same.

@@ -11,6 +11,7 @@ use super::table::{Ends, Peer, Port, PortState, with_both_ends};
 use super::virq;
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
+use crate::port::Frames;
 
 impl Port {
     fn new(dom: &Domain, state: PortState, vcpu: VcpuId) -> Self {
@@ -23,8 +24,8 @@ impl Port {
 ///
 /// # Errors
 /// `EINVAL` for a dying domain, `ENOSPC`, `ENOMEM`.
-pub fn alloc_unbound(dom: &Domain, remote: DomId) -> Result<EvtchnPort, Errno> {
-    let (mut table, port) = dom.events.lock_with_free_port(dom)?;
+pub fn alloc_unbound(m: &impl Frames, dom: &Domain, remote: DomId) -> Result<EvtchnPort, Errno> {
+    let (mut table, port) = dom.events.lock_with_free_port(m, dom)?;
     table.occupy(port, Port::new(dom, PortState::Unbound(remote), VcpuId::new(0)));
     Ok(port)
 }
@@ -43,7 +44,7 @@ pub fn bind_interdomain(
 ) -> Result<EvtchnPort, Errno> {
     loop {
         let mut ends = Ends::lock(dom, remote);
-        let Some(port) = dom.events.find_free(dom, ends.local())? else {
+        let Some(port) = dom.events.find_free(m, dom, ends.local())? else {
             let had = usize::try_from(ends.local().valid()).unwrap_or(usize::MAX);
             drop(ends);
             dom.events.make_room(had)?;
@@ -70,7 +71,7 @@ pub fn bind_interdomain(
 /// # Errors
 /// `EINVAL` for a line that does not exist, or a global one on another vcpu than 0; `ENOENT` where there is no such
 /// vcpu; `EEXIST` where the line is bound; `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
-pub fn bind_virq(dom: &Domain, line: u32, vcpu: VcpuId) -> Result<EvtchnPort, Errno> {
+pub fn bind_virq(m: &impl Frames, dom: &Domain, line: u32, vcpu: VcpuId) -> Result<EvtchnPort, Errno> {
     let line = send::line_of(line).ok_or(Errno::Inval)?;
     if virq::is_global(line) && vcpu.raw() != 0 {
         return Err(Errno::Inval);
@@ -79,7 +80,7 @@ pub fn bind_virq(dom: &Domain, line: u32, vcpu: VcpuId) -> Result<EvtchnPort, Er
     if v.events.virq_port(line).is_some() {
         return Err(Errno::Exist);
     }
-    let (mut table, port) = dom.events.lock_with_free_port(dom)?;
+    let (mut table, port) = dom.events.lock_with_free_port(m, dom)?;
     // Again under the lock, where bindings are made.
     if v.events.virq_port(line).is_some() {
         return Err(Errno::Exist);
@@ -93,9 +94,9 @@ pub fn bind_virq(dom: &Domain, line: u32, vcpu: VcpuId) -> Result<EvtchnPort, Er
 ///
 /// # Errors
 /// `ENOENT` where there is no such vcpu; `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
-pub fn bind_ipi(dom: &Domain, vcpu: VcpuId) -> Result<EvtchnPort, Errno> {
+pub fn bind_ipi(m: &impl Frames, dom: &Domain, vcpu: VcpuId) -> Result<EvtchnPort, Errno> {
     dom.vcpu(vcpu).ok_or(Errno::NoEnt)?;
-    let (mut table, port) = dom.events.lock_with_free_port(dom)?;
+    let (mut table, port) = dom.events.lock_with_free_port(m, dom)?;
     table.occupy(port, Port::new(dom, PortState::Ipi, vcpu));
     Ok(port)
 }
@@ -104,8 +105,8 @@ pub fn bind_ipi(dom: &Domain, vcpu: VcpuId) -> Result<EvtchnPort, Errno> {
 ///
 /// # Errors
 /// `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
-pub(super) fn bind_pirq_port(dom: &Domain, pirq: u32) -> Result<EvtchnPort, Errno> {
-    let (mut table, port) = dom.events.lock_with_free_port(dom)?;
+pub(super) fn bind_pirq_port(m: &impl Frames, dom: &Domain, pirq: u32) -> Result<EvtchnPort, Errno> {
+    let (mut table, port) = dom.events.lock_with_free_port(m, dom)?;
     table.occupy(port, Port::new(dom, PortState::Pirq(pirq), VcpuId::new(0)));
     Ok(port)
 }

@@ -5,9 +5,9 @@ use alloc::sync::Arc;
 use pv_abi::errno::Errno;
 use pv_abi::ids::EvtchnPort;
 
-use super::pirq;
 use super::send::{self, EventPorts};
 use super::table::{Ends, Port, PortState, with_both_ends};
+use super::{fifo, pirq};
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
 use crate::port::{Cpu, Interrupts};
@@ -96,7 +96,7 @@ fn close_all(
     Ok(())
 }
 
-/// `EVTCHNOP_reset`: closes all ports of a domain, which may make new ones afterwards.
+/// `EVTCHNOP_reset`: closes all ports of a domain, which may make new ones afterwards, and goes back to the two-level ABI.
 ///
 /// # Errors
 /// [`Preempted`]: progress is kept, call again.
@@ -105,7 +105,9 @@ pub fn reset(
     m: &(impl EventPorts + Interrupts + Cpu),
     dom: &Arc<Domain>,
 ) -> Result<(), Preempted> {
-    close_all(hv, m, dom)
+    close_all(hv, m, dom)?;
+    fifo::stop(&hv.frames, dom);
+    Ok(())
 }
 
 /// Closes all ports of a domain that dies, for good: nothing can be bound any more.
@@ -125,6 +127,7 @@ pub fn destroy(
         }
     }
     close_all(hv, m, dom)?;
+    fifo::stop(&hv.frames, dom);
     pirq::release_all(hv, m, dom);
     hv.virqs.forget(dom.id);
     Ok(())

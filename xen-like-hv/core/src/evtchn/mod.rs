@@ -15,7 +15,8 @@
 //! Every bind takes the lowest free port. A port that was valid once stays valid (XSA-338). A dying domain gets no new
 //! port; closing all of them is preemptible (XSA-344).
 //!
-//! Delivery uses the two-level ABI: pending bit, selector, upcall ([`send`](mod@send)). The FIFO ABI is not offered.
+//! Delivery uses the two-level ABI (pending bit, selector, upcall: [`send`](mod@send)) until the domain asks for the FIFO ABI
+//! (event words and queues: [`fifo`]).
 //!
 //! | file | holds |
 //! |---|---|
@@ -25,6 +26,7 @@
 //! | `close` | closing one, closing all |
 //! | `send` | delivery |
 //! | `virq` | virtual lines and who gets the global ones |
+//! | [`fifo`] | the FIFO ABI: queues, event words, the switch |
 //! | [`pirq`] | physical lines |
 //! | `vcpu_info` | the vcpu's own page |
 //! | `audit` | the recount |
@@ -35,6 +37,7 @@
 mod audit;
 mod bind;
 mod close;
+pub mod fifo;
 mod op;
 pub mod pirq;
 mod send;

@@ -5,12 +5,13 @@ use alloc::sync::Arc;
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::{
     EvtchnAllocUnbound, EvtchnBindInterdomain, EvtchnBindIpi, EvtchnBindPirq, EvtchnBindVcpu, EvtchnBindVirq,
-    EvtchnClose, EvtchnOp, EvtchnReset, EvtchnSend, EvtchnStatus, EvtchnUnmask,
+    EvtchnClose, EvtchnExpandArray, EvtchnInitControl, EvtchnOp, EvtchnReset, EvtchnSend, EvtchnSetPriority,
+    EvtchnStatus, EvtchnUnmask,
 };
 use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{bind, close, pirq, send};
+use super::{bind, close, fifo, pirq, send};
 use crate::access;
 use crate::cx::Cx;
 use crate::domain::Domain;
@@ -21,8 +22,7 @@ use crate::port::Machine;
 /// The hypercall: `(command, argument)`.
 ///
 /// # Errors
-/// `ENOSYS` for a command that is not offered (the FIFO ABI's among them: guests fall back to the two-level ABI);
-/// `EFAULT` where the argument cannot be read or the answer cannot be written; else what the command says.
+/// `ENOSYS` for an unknown command; `EFAULT` where the argument cannot be read or the answer cannot be written; else what the command says.
 pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(1);
     // First, because it is the one that is called all day.
@@ -55,11 +55,11 @@ fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallR
         EvtchnOp::AllocUnbound => answer(cx, at, alloc_unbound),
         EvtchnOp::BindInterdomain => answer(cx, at, bind_interdomain),
         EvtchnOp::BindVirq => answer(cx, at, |cx, op: &mut EvtchnBindVirq| {
-            op.port = bind::bind_virq(cx.dom, op.virq, VcpuId::new(op.vcpu))?.raw();
+            op.port = bind::bind_virq(cx.m, cx.dom, op.virq, VcpuId::new(op.vcpu))?.raw();
             Ok(())
         }),
         EvtchnOp::BindIpi => answer(cx, at, |cx, op: &mut EvtchnBindIpi| {
-            op.port = bind::bind_ipi(cx.dom, VcpuId::new(op.vcpu))?.raw();
+            op.port = bind::bind_ipi(cx.m, cx.dom, VcpuId::new(op.vcpu))?.raw();
             Ok(())
         }),
         EvtchnOp::BindPirq => answer(cx, at, |cx, op: &mut EvtchnBindPirq| {
@@ -68,7 +68,19 @@ fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallR
         }),
         EvtchnOp::Status => answer(cx, at, status),
         EvtchnOp::Reset => reset(cx, args),
-        EvtchnOp::InitControl | EvtchnOp::ExpandArray | EvtchnOp::SetPriority => Err(Errno::NoSys.into()),
+        EvtchnOp::InitControl => {
+            answer(cx, at, |cx, op: &mut EvtchnInitControl| fifo::init_control(cx.hv, cx.m, cx.dom, op))
+        }
+        EvtchnOp::ExpandArray => {
+            let op: EvtchnExpandArray = GuestPtr::new(at)?.read(cx.m)?;
+            fifo::expand_array(cx.hv, cx.m, cx.dom, op.array_gfn)?;
+            Ok(0)
+        }
+        EvtchnOp::SetPriority => {
+            let op: EvtchnSetPriority = GuestPtr::new(at)?.read(cx.m)?;
+            fifo::set_priority(cx.dom, EvtchnPort::new(op.port), op.priority)?;
+            Ok(0)
+        }
     }
 }
 
@@ -109,7 +121,7 @@ fn alloc_unbound<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnAllocUnbound) -> Res
     let remote = DomId::new(op.remote_dom);
     // "Self" is the caller, not the domain that gets the port.
     let remote = if remote == DomId::SELF { cx.dom.id } else { remote };
-    op.port = bind::alloc_unbound(&dom, remote)?.raw();
+    op.port = bind::alloc_unbound(cx.m, &dom, remote)?.raw();
     Ok(())
 }
 

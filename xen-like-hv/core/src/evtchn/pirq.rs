@@ -117,7 +117,7 @@ pub fn bind_pirq(
     }
     access::control(dom)?;
     check_unbound(hv, dom, pirq)?;
-    let port = bind::bind_pirq_port(dom, pirq)?;
+    let port = bind::bind_pirq_port(m, dom, pirq)?;
     let bound = {
         let mut lines = hv.lines.lines.lock();
         match lines.get_mut(&pirq) {

@@ -3,6 +3,8 @@
 //! The order is the protocol. The guest clears from the top down (upcall, selector, port) and scans afterwards, the
 //! hypervisor sets from the bottom up; each step that finds its bit set already relies on somebody else to do the rest.
 //!
+//! A domain that uses the FIFO ABI has queues instead of bitmaps and selector ([`fifo`]); the upper step is the same.
+//!
 //! A sender holds its own domain's event lock until the target has been told. Closing the other end takes that lock
 //! too, so the target's shared pages are there for as long.
 
@@ -13,10 +15,10 @@ use core::sync::atomic::Ordering::SeqCst;
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::ids::{EvtchnPort, VcpuId, Virq};
-use pv_abi::shared_info::{SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING};
+use pv_abi::shared_info::{EVTCHN_2L_NR_CHANNELS, SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING};
 
 use super::table::{Port, PortState};
-use super::virq;
+use super::{fifo, virq};
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
 use crate::port::Frames;
@@ -28,25 +30,36 @@ use crate::vcpu::Vcpu;
 pub trait EventPorts: Frames + SchedPorts {}
 impl<T: Frames + SchedPorts> EventPorts for T {}
 
-/// A word of a bitmap in the shared-info page, and the bit in it.
+/// A word of a bitmap in the shared-info page, and the bit in it; a port past the bitmaps has none.
 fn bit_of<'m>(
     m: &'m impl Frames,
     dom: &Domain,
     bitmap: usize,
     port: EvtchnPort,
 ) -> Option<(&'m AtomicU64, u64)> {
+    if port.raw() >= EVTCHN_2L_NR_CHANNELS {
+        return None;
+    }
     let word = bitmap / 8 + usize::try_from(port.raw() / 64).ok()?;
     Some((m.words(dom.shared_info).get(word)?, 1 << (port.raw() % 64)))
 }
 
 /// Whether a port is pending.
-pub(super) fn is_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) -> bool {
+fn is_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) -> bool {
+    let fifo = &dom.events.fifo;
+    if fifo.is_active() { fifo.is_pending(m, port) } else { is_pending_in_bitmap(m, dom, port) }
+}
+
+/// Whether a port is pending in the two-level ABI.
+pub(super) fn is_pending_in_bitmap(m: &impl Frames, dom: &Domain, port: EvtchnPort) -> bool {
     bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port).is_some_and(|(w, bit)| w.load(SeqCst) & bit != 0)
 }
 
 /// Takes a pending event back, when its port is closed.
 pub(super) fn clear_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) {
-    if let Some((word, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) {
+    if dom.events.fifo.is_active() {
+        dom.events.fifo.forget(m, port);
+    } else if let Some((word, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) {
         word.fetch_and(!bit, SeqCst);
     }
 }
@@ -59,10 +72,16 @@ pub(super) fn set_pending(
     target: Option<&Arc<Vcpu>>,
     port: EvtchnPort,
 ) {
+    if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
+        return;
+    }
     // The page is looked up once for both bitmaps: this is the path of every event.
     let words = m.words(dom.shared_info);
     let Ok(word) = usize::try_from(port.raw() / 64) else { return };
     let bit = 1 << (port.raw() % 64);
+    if port.raw() >= EVTCHN_2L_NR_CHANNELS {
+        return;
+    }
     let bitmaps =
         (words.get(SHARED_INFO_EVTCHN_PENDING / 8 + word), words.get(SHARED_INFO_EVTCHN_MASK / 8 + word));
     let (Some(pending), Some(mask)) = bitmaps else { return };
@@ -72,7 +91,26 @@ pub(super) fn set_pending(
     if mask.load(SeqCst) & bit == 0 {
         notify(hv, m, dom, target, port);
     }
+    // The domain may have looked for pending bits before this one was set, and changed to the other ABI.
+    if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
+        return;
+    }
     wake_pollers(hv, m, dom, port);
+}
+
+/// Sets a port pending in the FIFO ABI; `false` where the domain does not use it any more.
+fn set_pending_in_queue(
+    hv: &Hypervisor,
+    m: &impl EventPorts,
+    dom: &Domain,
+    target: Option<&Arc<Vcpu>>,
+    port: EvtchnPort,
+) -> bool {
+    let Some(news) = fifo::set_pending(hv, m, dom, target, port) else { return false };
+    if news {
+        wake_pollers(hv, m, dom, port);
+    }
+    true
 }
 
 /// The upper two steps: selector, upcall.
@@ -88,11 +126,23 @@ fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Ar
     };
     let selector = 1_u64.checked_shl(port.raw() / 64).unwrap_or(0);
     if target.events.raise(m, selector) {
-        hv.sched.unblock(m, target);
-        // On this pcpu the way out looks at the running vcpu's upcall word by itself.
-        if let Some(cpu) = target.sched.pcpu().filter(|&cpu| cpu != m.pcpu()) {
-            m.kick(cpu);
-        }
+        wake(hv, m, target);
+    }
+}
+
+/// The upper step alone, for the FIFO ABI.
+pub(super) fn upcall(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
+    if target.events.raise_upcall(m) {
+        wake(hv, m, target);
+    }
+}
+
+/// An upcall has become pending: the vcpu has to see it.
+fn wake(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
+    hv.sched.unblock(m, target);
+    // On this pcpu the way out looks at the running vcpu's upcall word by itself.
+    if let Some(cpu) = target.sched.pcpu().filter(|&cpu| cpu != m.pcpu()) {
+        m.kick(cpu);
     }
 }
 
@@ -142,6 +192,12 @@ pub fn unmask(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPo
     let table = dom.events.lock();
     let p = table.port(port)?;
     if matches!(p.state, PortState::Free | PortState::Reserved) {
+        return Ok(());
+    }
+    if dom.events.fifo.is_active() {
+        if dom.events.fifo.unmask(m, port) {
+            set_pending(hv, m, dom, p.target.as_ref(), port);
+        }
         return Ok(());
     }
     let Some((mask, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port) else { return Ok(()) };

@@ -8,10 +8,13 @@ use alloc::vec::Vec;
 
 use hv_sync::{Guard, SpinLock, lock_pair, rank};
 use pv_abi::errno::Errno;
+use pv_abi::evtchn::FIFO_NR_CHANNELS;
 use pv_abi::ids::{DomId, EvtchnPort, VcpuId, Virq};
 use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
 
+use super::fifo::Fifo;
 use crate::domain::Domain;
+use crate::port::Frames;
 use crate::vcpu::Vcpu;
 
 /// Ports become valid in groups of this many, as the guest needs them.
@@ -112,11 +115,12 @@ impl Table {
         self.free.get(word).is_some_and(|w| w & bit != 0)
     }
 
-    /// The lowest free port.
-    fn lowest_free(&self) -> Option<EvtchnPort> {
-        let (index, word) = self.free.iter().enumerate().find(|(_, word)| **word != 0)?;
-        let base = u32::try_from(index).ok()?.checked_mul(64)?;
-        Some(EvtchnPort::new(base + word.trailing_zeros()))
+    /// The lowest free port that is not `busy`.
+    fn lowest_free(&self, busy: impl Fn(EvtchnPort) -> bool) -> Option<EvtchnPort> {
+        let marked = (0_u32..).step_by(64).zip(&self.free).filter(|(_, word)| **word != 0);
+        let mut ports = marked
+            .flat_map(|(base, &word)| (0..64).filter(move |n| word >> n & 1 != 0).map(move |n| base + n));
+        ports.find(|&port| !busy(EvtchnPort::new(port))).map(EvtchnPort::new)
     }
 
     /// Gives a port a new state and takes it off the free list.
@@ -180,7 +184,9 @@ impl Room {
 /// Event channels of a domain.
 pub struct DomainEvents {
     table: SpinLock<Table>,
-    /// Largest port.
+    /// The queues, where the domain uses the FIFO ABI.
+    pub(super) fifo: Fifo,
+    /// Largest port that the toolstack allows.
     limit: core::sync::atomic::AtomicU32,
 }
 
@@ -188,7 +194,8 @@ impl Default for DomainEvents {
     fn default() -> Self {
         Self {
             table: SpinLock::new(rank::EVTCHN, Table::default()),
-            limit: core::sync::atomic::AtomicU32::new(EVTCHN_2L_NR_CHANNELS - 1),
+            fifo: Fifo::default(),
+            limit: core::sync::atomic::AtomicU32::new(FIFO_NR_CHANNELS - 1),
         }
     }
 }
@@ -203,11 +210,13 @@ impl core::fmt::Debug for DomainEvents {
 impl DomainEvents {
     /// Sets the largest port that the domain may have (`max_evtchn_port` of its creation).
     pub fn set_limit(&self, largest: u32) {
-        self.limit.store(largest.min(EVTCHN_2L_NR_CHANNELS - 1), core::sync::atomic::Ordering::Relaxed);
+        self.limit.store(largest, core::sync::atomic::Ordering::Relaxed);
     }
 
+    /// The largest port that the toolstack and the ABI in use allow.
     fn limit(&self) -> u32 {
-        self.limit.load(core::sync::atomic::Ordering::Relaxed)
+        let channels = if self.fifo.is_active() { FIFO_NR_CHANNELS } else { EVTCHN_2L_NR_CHANNELS };
+        self.limit.load(core::sync::atomic::Ordering::Relaxed).min(channels - 1)
     }
 
     /// Takes the lock.
@@ -221,12 +230,13 @@ impl DomainEvents {
     /// `EINVAL` for a dying domain, `ENOSPC` past its limit, `ENOMEM`.
     pub(super) fn lock_with_free_port<'a>(
         &'a self,
+        m: &impl Frames,
         dom: &Domain,
     ) -> Result<(Guard<'a, Table>, EvtchnPort), Errno> {
         loop {
             let wanted = {
                 let mut table = self.lock();
-                if let Some(port) = self.find_free(dom, &mut table)? {
+                if let Some(port) = self.find_free(m, dom, &mut table)? {
                     return Ok((table, port));
                 }
                 table.ports.len()
@@ -236,29 +246,40 @@ impl DomainEvents {
     }
 
     /// The lowest free port, or `None` if there is room to be made first.
-    pub(super) fn find_free(&self, dom: &Domain, table: &mut Table) -> Result<Option<EvtchnPort>, Errno> {
+    pub(super) fn find_free(
+        &self,
+        m: &impl Frames,
+        dom: &Domain,
+        table: &mut Table,
+    ) -> Result<Option<EvtchnPort>, Errno> {
+        let busy = |port| self.fifo.is_busy(m, port);
         if dom.is_dying() || table.dying {
             return Err(Errno::Inval);
         }
-        if table.lowest_free().is_none() {
-            if table.valid() > self.limit() {
-                return Err(Errno::NoSpc);
+        let port = match table.lowest_free(busy) {
+            Some(port) => port,
+            None if table.valid() > self.limit() => return Err(Errno::NoSpc),
+            None if !self.has_room(table) => return Ok(None),
+            None => {
+                table.extend();
+                table.lowest_free(busy).ok_or(Errno::NoSpc)?
             }
-            let group = usize::try_from(GROUP).unwrap_or(usize::MAX);
-            if table.ports.capacity() - table.ports.len() < group || table.free.capacity() == table.free.len()
-            {
-                return Ok(None);
-            }
-            table.extend();
-        }
-        match table.lowest_free() {
-            Some(port) if port.raw() <= self.limit() => Ok(Some(port)),
-            _ => Err(Errno::NoSpc),
-        }
+        };
+        if port.raw() <= self.limit() { Ok(Some(port)) } else { Err(Errno::NoSpc) }
+    }
+
+    /// Whether the next group can be made valid without an allocation.
+    fn has_room(&self, table: &Table) -> bool {
+        let group = usize::try_from(GROUP).unwrap_or(usize::MAX);
+        table.ports.capacity() - table.ports.len() >= group
+            && table.free.capacity() > table.free.len()
+            && self.fifo.covers(table.valid().saturating_add(GROUP))
     }
 
     /// Allocates room for twice the ports there were.
     pub(super) fn make_room(&self, had: usize) -> Result<(), Errno> {
+        let wanted = u32::try_from(had).unwrap_or(u32::MAX).saturating_add(GROUP);
+        self.fifo.cover(wanted.min(FIFO_NR_CHANNELS))?;
         let group = usize::try_from(GROUP).unwrap_or(usize::MAX);
         let mut room = Room::for_ports(had.saturating_mul(2).max(group))?;
         room.install(&mut self.lock());

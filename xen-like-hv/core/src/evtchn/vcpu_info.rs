@@ -81,6 +81,11 @@ impl VcpuEvents {
         select.fetch_or(selector, SeqCst) & selector == 0 && upcall.fetch_or(1, SeqCst) & PENDING == 0
     }
 
+    /// Sets `evtchn_upcall_pending`; whether it was clear.
+    pub(super) fn raise_upcall(&self, m: &impl Frames) -> bool {
+        self.word(m, 0).is_some_and(|upcall| upcall.fetch_or(1, SeqCst) & PENDING == 0)
+    }
+
     /// Whether upcalls are masked; a vcpu without `vcpu_info` gets none.
     pub fn upcall_masked(&self, m: &impl Frames) -> bool {
         self.word(m, 0).is_none_or(|w| w.load(Relaxed) & MASK != 0)

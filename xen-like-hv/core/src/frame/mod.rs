@@ -570,6 +570,15 @@ impl FrameTable {
         self.make_writable(m, self.get_page(mfn, owner)?)
     }
 
+    /// Whether a frame is `owner`'s and writable references on it are held: for audits.
+    pub(crate) fn is_held_writable(&self, mfn: Mfn, owner: DomId) -> bool {
+        let held = |page: &PageInfo| {
+            let ty = page.type_info();
+            ty.count() > 0 && ty.is_type(PageType::Writable)
+        };
+        self.owner(mfn) == Some(owner) && self.info(mfn).is_some_and(held)
+    }
+
     /// Brings a stored reference back. The caller's record owned it and must forget it; a frame outside the table is
     /// a broken record and a bug.
     pub fn adopt(&self, mfn: Mfn) -> Option<PageRef<'_>> {

@@ -430,7 +430,7 @@ fn a_block_waits_unless_something_is_pending() {
 #[test]
 fn a_poll_waits_for_its_port_or_its_time() {
     let t = Test::new();
-    let port = crate::evtchn::alloc_unbound(&t.dom, DomId::DOM0).unwrap();
+    let port = crate::evtchn::alloc_unbound(&t.w.m, &t.dom, DomId::DOM0).unwrap();
     t.put(ARG + 64, &port.raw());
     let poll = |nr_ports, timeout| {
         let arg = SchedPoll { ports: ARG + 64, nr_ports, _pad: 0, timeout };
