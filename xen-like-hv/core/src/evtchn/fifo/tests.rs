@@ -183,7 +183,7 @@ fn what_was_pending_before_the_switch_arrives_after_it() {
 }
 
 #[test]
-fn wrong_calls_are_refused_and_keep_nothing() {
+fn xsa_188_wrong_calls_are_refused_and_keep_nothing() {
     let t = Test::new();
     let (frame, other) = (t.frame(DOM), t.frame(1));
     assert_eq!(t.expand(DOM, frame), Err(Errno::OpNotSupp));
@@ -257,7 +257,7 @@ fn a_closed_port_is_not_given_out_while_it_is_queued() {
 }
 
 #[test]
-fn an_event_for_a_vcpu_without_control_block_is_not_queued() {
+fn xsa_107_an_event_for_a_vcpu_without_control_block_is_not_queued() {
     let t = Test::new();
     let (control, array) = (t.frame(DOM), t.frame(DOM));
     t.init_control(DOM, control, 64, 0).unwrap();
@@ -267,6 +267,64 @@ fn an_event_for_a_vcpu_without_control_block_is_not_queued() {
     let g = Guest { t, controls: [control; 2], array, heads: [[0; 16]; 2] };
     assert_eq!(g.word(port).load(), PENDING);
     g.t.audit();
+}
+
+/// The switch, the growth and the end of the queues meet each other and events from other domains: nobody writes into a
+/// frame that was given back, and nothing is held afterwards.
+#[test]
+fn xsa_505_and_358_and_359_expand_reset_and_events_at_once() {
+    let t = Test::new();
+    let frames = [t.frame(DOM), t.frame(DOM), t.frame(DOM)];
+    let far = t.unbound(1, SELF, 0).unwrap();
+    let (hv, m) = (&t.world.hv, t.m());
+    let (dom, other) = (&t.doms[DOM].0, &t.doms[1].0);
+    let init = |vcpu| {
+        let mut op = EvtchnInitControl {
+            control_gfn: frames[0].raw(),
+            offset: vcpu * 128,
+            vcpu,
+            ..Default::default()
+        };
+        let _whatever = super::init_control(hv, m, dom, &mut op);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..1500_u32 {
+                init(round % 2);
+                let _whatever = super::expand_array(hv, m, dom, frames[1].raw());
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..1500_u32 {
+                let _whatever = super::expand_array(hv, m, dom, frames[2].raw());
+                let _whatever = super::set_priority(dom, EvtchnPort::new(round % 8), round % 16);
+                if round % 8 == 0 {
+                    let _done = crate::evtchn::reset(hv, m, dom);
+                }
+            }
+        });
+        scope.spawn(|| {
+            for round in 0..3000_u32 {
+                let port = EvtchnPort::new(far);
+                let _whatever = crate::evtchn::bind_interdomain(hv, m, dom, other, port);
+                let _whatever = crate::evtchn::send(hv, m, other, port);
+                let _whatever = crate::evtchn::bind_ipi(m, dom, pv_abi::ids::VcpuId::new(round % 2));
+                let _whatever = crate::evtchn::unmask(hv, m, dom, EvtchnPort::new(round % 8));
+            }
+        });
+    });
+    t.audit();
+    t.reset(DOM);
+    t.audit();
+    assert!(frames.iter().all(|&frame| !t.refcount(frame)));
+    for frame in frames {
+        m.zero(frame);
+    }
+    let _whatever = crate::evtchn::send(hv, m, other, EvtchnPort::new(far));
+    assert!(
+        frames.iter().all(|&frame| m.words(frame).iter().all(|w| w.load(SeqCst) == 0)),
+        "written after reset"
+    );
 }
 
 /// Changes itself whenever it is looked at.
