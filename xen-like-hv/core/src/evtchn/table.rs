@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use hv_sync::{Guard, SpinLock, lock_pair, rank};
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::FIFO_NR_CHANNELS;
-use pv_abi::ids::{DomId, EvtchnPort, VcpuId, Virq};
+use pv_abi::ids::{DomId, EvtchnPort, Mfn, VcpuId, Virq};
 use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
 
 use super::fifo::Fifo;
@@ -217,6 +217,11 @@ impl DomainEvents {
     fn limit(&self) -> u32 {
         let channels = if self.fifo.is_active() { FIFO_NR_CHANNELS } else { EVTCHN_2L_NR_CHANNELS };
         self.limit.load(core::sync::atomic::Ordering::Relaxed).min(channels - 1)
+    }
+
+    /// The guest's frames that its queues hold, once for each reference.
+    pub(crate) fn queue_frames(&self) -> impl Iterator<Item = Mfn> {
+        self.fifo.frames().into_iter()
     }
 
     /// Takes the lock.
