@@ -91,11 +91,14 @@ pub enum Handled {
 /// Handler of one exception vector; it may change the registers it returns to.
 pub type TrapHandler = fn(&mut TrapFrame) -> Handled;
 
-const VECTORS: usize = 32;
+/// Stands for the failsafe callback in [`set_handler`]: a segment register or RIP could not be loaded on the way back.
+pub const FAILSAFE: u8 = 32;
+
+const VECTORS: usize = 33;
 /// Handlers as addresses, so that a trap takes no lock to find its own. Null: none.
 static HANDLERS: [AtomicPtr<()>; VECTORS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; VECTORS];
 
-/// Sets the handler of `vector` (below 32) and returns the one before.
+/// Sets the handler of `vector` (below 32, or [`FAILSAFE`]) and returns the one before.
 pub fn set_handler(vector: u8, handler: Option<TrapHandler>) -> Option<TrapHandler> {
     let address = handler.map_or(core::ptr::null_mut(), |handle| handle as *mut ());
     let slot = HANDLERS.get(usize::from(vector))?;
@@ -165,7 +168,8 @@ pub(super) extern "C" fn dispatch(frame: &mut TrapFrame) {
 }
 
 fn exception(frame: &mut TrapFrame) {
-    let slot = usize::try_from(frame.vector).ok().and_then(|vector| HANDLERS.get(vector));
+    let vector = if frame.vector == SLOT_FAILSAFE { u64::from(FAILSAFE) } else { frame.vector };
+    let slot = usize::try_from(vector).ok().and_then(|vector| HANDLERS.get(vector));
     let handler = slot.and_then(|slot| as_handler(slot.load(Ordering::Acquire)));
     match handler.map(|handle| handle(frame)) {
         Some(Handled::Resume) => {}

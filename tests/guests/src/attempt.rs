@@ -7,8 +7,8 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use pv_abi::mmu::UvmFlags;
 use pv_abi::pte::Pte;
-use pv_guest_kernel::arch::percpu;
 use pv_guest_kernel::arch::trap::{self, Handled, TrapFrame};
+use pv_guest_kernel::arch::{KERNEL_CS, KERNEL_SS, percpu};
 use pv_guest_kernel::memory::vmap::Range;
 use pv_guest_kernel::memory::{Pages, Prot};
 
@@ -37,7 +37,7 @@ pub struct Regs {
 /// An exception that ended code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trap {
-    /// Vector.
+    /// Vector, or [`trap::FAILSAFE`].
     pub vector: u8,
     /// Error code, 0 where there is none.
     pub error: u64,
@@ -127,7 +127,8 @@ unsafe extern "C" {
 }
 
 const VCPUS: usize = 32;
-const VECTORS: u8 = 32;
+/// Exceptions, and the failsafe callback.
+const VECTORS: u8 = trap::FAILSAFE + 1;
 
 /// RSP to go back to while an attempt is under way, by vcpu; and the exception that ended the last.
 struct Slot {
@@ -168,6 +169,9 @@ fn ended(frame: &mut TrapFrame) -> Handled {
     frame.rsp = rsp;
     // Neither single steps nor any other odd flag outlives the attempt.
     frame.rflags = 0x202;
+    // Nor does a code segment that is not the kernel's.
+    frame.cs = u64::from(KERNEL_CS & !3);
+    frame.ss = u64::from(KERNEL_SS);
     Handled::Resume
 }
 
@@ -218,7 +222,14 @@ impl Code {
         attempt(self.start() + offset as u64, registers)
     }
 
-    fn put(&self, offset: usize, bytes: &[u8]) {
+    /// The page's frame.
+    #[must_use]
+    pub fn mfn(&self) -> Option<pv_abi::ids::Mfn> {
+        self.page.mfn(0)
+    }
+
+    /// Puts bytes into the page.
+    pub fn put(&self, offset: usize, bytes: &[u8]) {
         let start = usize::try_from(self.page.va()).unwrap_or(0);
         for (n, byte) in (offset..4096).zip(bytes) {
             let at = core::ptr::with_exposed_provenance_mut::<u8>(start + n);
@@ -245,7 +256,7 @@ pub fn attempt(address: u64, registers: &mut Regs) -> Result<(), Trap> {
         return Ok(());
     }
     Err(Trap {
-        vector: u8::try_from(slot.vector.load(Ordering::Relaxed)).unwrap_or(u8::MAX),
+        vector: u8::try_from(slot.vector.load(Ordering::Relaxed)).unwrap_or(trap::FAILSAFE),
         error: slot.error.load(Ordering::Relaxed),
         rip: slot.rip.load(Ordering::Relaxed),
         rflags: slot.rflags.load(Ordering::Relaxed),

@@ -32,6 +32,17 @@ impl Program {
         Ok(Self { space, registers: start_registers(CODE, STACK_TOP) })
     }
 
+    /// A program in an address space that is loaded already.
+    #[must_use]
+    pub fn around(space: UserSpace, start: u64) -> Self {
+        Self { space, registers: start_registers(start, STACK_TOP) }
+    }
+
+    /// Writes into its memory.
+    pub fn write(&mut self, at: u64, bytes: &[u8]) -> Claim {
+        Ok(self.space.write(at, bytes)?)
+    }
+
     /// Runs until something other than an event stops it.
     pub fn run(&mut self) -> UserExit {
         loop {
