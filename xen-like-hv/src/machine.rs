@@ -4,7 +4,8 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use hv_core::hypercall::guest_ptr::access_ok;
+use hv_core::entry::GuestMode;
+use hv_core::hypercall::guest_ptr::{Checked, access_ok};
 use hv_core::port::{
     BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
     GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
@@ -15,8 +16,8 @@ use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 use crate::arch::cpu::{self, port, regs};
 use crate::arch::entry::context::{BaseRegister, read_msr, write_base};
 use crate::arch::entry::cpu_info::work;
-use crate::arch::entry::current::cpu_info;
-use crate::arch::entry::stubs;
+use crate::arch::entry::current::{cpu_info, set_mode};
+use crate::arch::entry::{stubs, words};
 use crate::arch::irq::{ioapic, ipi};
 use crate::arch::mm::{layout, tlb};
 use crate::arch::time;
@@ -112,6 +113,25 @@ impl GuestMem for Metal {
         // SAFETY: as above, the other way round; CR0.WP is set, so read-only pages of the guest fault.
         let left = unsafe { stubs::guest_copy(to, src.as_ptr(), src.len()) };
         if left == 0 { Ok(()) } else { Err(fault_at(dst, src.len(), left)) }
+    }
+
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, src: Checked<N>) -> Result<[u64; N], Fault> {
+        // SAFETY: the type says that the range lies outside the hypervisor's area.
+        unsafe { words::read(src.address().raw()) }.ok_or(Fault(src.address()))
+    }
+
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, dst: Checked<N>, values: &[u64; N]) -> Result<(), Fault> {
+        // SAFETY: as above.
+        if unsafe { words::write(dst.address().raw(), values) } { Ok(()) } else { Err(Fault(dst.address())) }
+    }
+
+    #[inline(always)]
+    fn copy_small_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
+        guest_range(src, dst.len())?;
+        // SAFETY: the range lies outside the hypervisor's area.
+        if unsafe { words::read_bytes(src.raw(), dst) } { Ok(()) } else { Err(Fault(src)) }
     }
 }
 
@@ -220,7 +240,8 @@ impl Cpu for Metal {
         unsafe { arch::mm::load_root(root.to_maddr().raw()) };
     }
 
-    fn swap_gs(&self) {
+    fn enter_mode(&self, to: GuestMode) {
+        set_mode(Some(to));
         // SAFETY: the hypervisor uses neither base.
         unsafe { core::arch::asm!("swapgs", options(nomem, nostack, preserves_flags)) };
     }

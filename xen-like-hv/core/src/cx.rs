@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 
 use crate::domain::Domain;
+use crate::error::Exit;
 use crate::hv::Hypervisor;
 use crate::port::Machine;
 use crate::regs::UserRegs;
@@ -21,4 +22,19 @@ pub struct Cx<'a, M: Machine> {
     pub vcpu: &'a Arc<Vcpu>,
     /// The guest's registers.
     pub regs: &'a mut UserRegs,
+    /// How a call ends that does not simply return a word; see [`Reply`](crate::error::Reply).
+    pub exit: Exit,
+}
+
+impl<'a, M: Machine> Cx<'a, M> {
+    /// An entry.
+    pub const fn new(
+        hv: &'a Hypervisor,
+        m: &'a M,
+        dom: &'a Arc<Domain>,
+        vcpu: &'a Arc<Vcpu>,
+        regs: &'a mut UserRegs,
+    ) -> Self {
+        Self { hv, m, dom, vcpu, regs, exit: Exit::RegsReplaced }
+    }
 }

@@ -49,3 +49,39 @@ impl From<Errno> for Exit {
 
 /// What a handler returns: the value for RAX, or why there is none.
 pub type HypercallResult = Result<u64, Exit>;
+
+/// What an entry of the hypercall table returns, in two registers.
+///
+/// Most calls end with a value or an errno, which are the same to the guest: a word for RAX. The rest is rare, and too
+/// large for registers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The word for RAX.
+    pub value: u64,
+    /// Not 0 where there is none: how the call ends is in [`Cx::exit`](crate::Cx::exit). [`REGS_REPLACED`] is the one end
+    /// after which nothing is left to do.
+    pub parked: u64,
+}
+
+impl Reply {
+    /// A word for RAX.
+    #[must_use]
+    pub const fn value(value: u64) -> Self {
+        Self { value, parked: 0 }
+    }
+
+    /// An errno.
+    #[must_use]
+    pub const fn errno(e: Errno) -> Self {
+        Self::value(e.to_ret().cast_unsigned())
+    }
+
+    /// The end is in `Cx::exit`.
+    pub(crate) const PARKED: Self = Self { value: 0, parked: 1 };
+    /// The registers are as the guest is to see them.
+    pub(crate) const REPLACED: Self = Self { value: 0, parked: REGS_REPLACED };
+}
+
+/// [`Reply::parked`] of [`Exit::RegsReplaced`].
+pub const REGS_REPLACED: u64 = 2;

@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use hv_sync::{SpinLock, rank};
 use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 
+use crate::entry::GuestMode;
 use crate::port::{
     BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
     GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
@@ -263,7 +264,7 @@ impl Cpu for FakeMachine {
     fn load_root(&self, root: Mfn) {
         self.effects.lock().roots.push(root);
     }
-    fn swap_gs(&self) {
+    fn enter_mode(&self, _to: GuestMode) {
         self.note("swapgs", 0);
     }
     fn set_fs_base(&self, base: u64) {

@@ -10,6 +10,10 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use pv_abi::ids::{GuestVa, Mfn, PcpuId};
+use zerocopy::IntoBytes;
+
+use crate::entry::GuestMode;
+use crate::hypercall::guest_ptr::Checked;
 
 /// Words in a frame.
 pub const FRAME_WORDS: usize = 512;
@@ -122,7 +126,36 @@ pub trait GuestMem {
     /// # Errors
     /// [`Fault`] where the guest has no writable page.
     fn copy_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault>;
+    /// Copies in a few words, each read once, ascending: for hot paths with at most [`MOST_WORDS`].
+    ///
+    /// # Errors
+    /// [`Fault`] at `src` where the guest has no readable page.
+    #[inline(always)]
+    fn read_words<const N: usize>(&self, src: Checked<N>) -> Result<[u64; N], Fault> {
+        let mut words = [0_u64; N];
+        self.copy_from_guest(words.as_mut_bytes(), src.address())?;
+        Ok(words)
+    }
+    /// Copies out a few words: for hot paths with at most [`MOST_WORDS`].
+    ///
+    /// # Errors
+    /// [`Fault`] at `dst` where the guest has no writable page; some words may have been written.
+    #[inline(always)]
+    fn write_words<const N: usize>(&self, dst: Checked<N>, words: &[u64; N]) -> Result<(), Fault> {
+        self.copy_to_guest(dst.address(), words.as_bytes())
+    }
+    /// [`copy_from_guest`](Self::copy_from_guest) where the compiler knows the length and it is small.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    fn copy_small_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
+        self.copy_from_guest(dst, src)
+    }
 }
+
+/// The most that [`GuestMem::read_words`] and [`GuestMem::write_words`] are used for.
+pub const MOST_WORDS: usize = 11;
 
 /// What to drop from a TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,8 +248,9 @@ pub trait Cpu {
 
     /// Loads a root page table for the guest.
     fn load_root(&self, root: Mfn);
-    /// Exchanges the live GS base and the hidden one (guest kernel and guest user).
-    fn swap_gs(&self);
+    /// The running vcpu goes to its other half, `to`: exchanges the live GS base and the hidden one. From now on SYSCALL is
+    /// a hypercall, or a system call of user mode.
+    fn enter_mode(&self, to: GuestMode);
     /// Sets the live FS base; the address is canonical.
     fn set_fs_base(&self, base: u64);
     /// The live FS base.

@@ -53,13 +53,7 @@ impl Guest {
     ) -> Emulation {
         self.world.m.copy_to_guest(GuestVa::new(at), code).unwrap();
         self.regs.rip = at;
-        let mut cx = Cx {
-            hv: &self.world.hv,
-            m: &self.world.m,
-            dom: &self.dom,
-            vcpu: &self.vcpu,
-            regs: &mut self.regs,
-        };
+        let mut cx = Cx::new(&self.world.hv, &self.world.m, &self.dom, &self.vcpu, &mut self.regs);
         f(&mut cx)
     }
 
@@ -417,13 +411,8 @@ fn an_instruction_may_end_at_the_last_byte_that_is_mapped() {
     assert_eq!(g.with_code(CODE + 0xfff, &[0x0f], privileged_instruction), Emulation::NotMine);
     // Code that cannot be read at all, and code in the hypervisor's area.
     for rip in [0x60_0000, 0xffff_82d0_8010_0000, 0x7fff_ffff_ffff] {
-        let mut cx = Cx {
-            hv: &g.world.hv,
-            m: &g.world.m,
-            dom: &g.dom,
-            vcpu: &g.vcpu,
-            regs: &mut UserRegs { rip, ..UserRegs::default() },
-        };
+        let mut regs = UserRegs { rip, ..UserRegs::default() };
+        let mut cx = Cx::new(&g.world.hv, &g.world.m, &g.dom, &g.vcpu, &mut regs);
         assert_eq!(privileged_instruction(&mut cx), Emulation::NotMine);
     }
 }

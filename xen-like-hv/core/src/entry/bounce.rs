@@ -8,11 +8,10 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
 use pv_abi::vm_assist::VmAssist;
-use zerocopy::IntoBytes;
 
 use super::{EventMasking, GuestBroken, GuestMode, switch_mode};
 use crate::cx::Cx;
-use crate::hypercall::guest_ptr::access_ok;
+use crate::hypercall::guest_ptr::Checked;
 use crate::port::Machine;
 use crate::regs::{
     GUEST_CS64, GUEST_SS, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM,
@@ -53,17 +52,14 @@ pub fn bounce<M: Machine>(
     if from == GuestMode::User {
         switch_mode(cx.m, cx.vcpu, GuestMode::Kernel)?;
     }
-    let regs = &*cx.regs;
-    let (low, high) = ([regs.rcx, regs.r11], interrupted(cx, cs, frame_ss, was_masked));
+    let [rip, cs, flags, rsp, ss] = interrupted(cx, cs, frame_ss, was_masked);
+    let (rcx, r11) = (cx.regs.rcx, cx.regs.r11);
     let new_sp = match extra {
-        Extra::None => push(cx.m, sp, &[low[0], low[1], high[0], high[1], high[2], high[3], high[4]])?,
-        Extra::ErrorCode(code) => {
-            let code = u64::from(code);
-            push(cx.m, sp, &[low[0], low[1], code, high[0], high[1], high[2], high[3], high[4]])?
-        }
+        Extra::None => push(cx.m, sp, &[rcx, r11, rip, cs, flags, rsp, ss])?,
+        Extra::ErrorCode(code) => push(cx.m, sp, &[rcx, r11, u64::from(code), rip, cs, flags, rsp, ss])?,
         Extra::Selectors(s) => {
             let [ds, es, fs, gs] = s.map(u64::from);
-            push(cx.m, sp, &[low[0], low[1], ds, es, fs, gs, high[0], high[1], high[2], high[3], high[4]])?
+            push(cx.m, sp, &[rcx, r11, ds, es, fs, gs, rip, cs, flags, rsp, ss])?
         }
     };
     let regs = &mut *cx.regs;
@@ -78,14 +74,11 @@ pub fn bounce<M: Machine>(
 }
 
 /// Writes a frame below `sp`, aligned down to 16 bytes; returns where it begins.
+#[inline(always)]
 fn push<M: Machine, const N: usize>(m: &M, sp: u64, words: &[u64; N]) -> Result<u64, GuestBroken> {
-    let bytes = words.as_bytes();
-    let len = u64::try_from(bytes.len()).unwrap_or(0);
-    let new_sp = GuestVa::new((sp & !0xf).wrapping_sub(len));
-    if !access_ok(new_sp, len) {
-        return Err(GuestBroken("kernel stack lies in the hypervisor's area"));
-    }
-    m.copy_to_guest(new_sp, bytes).map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
+    let new_sp = GuestVa::new((sp & !0xf).wrapping_sub((N * 8) as u64));
+    let at = Checked::new(new_sp).ok_or(GuestBroken("kernel stack lies in the hypervisor's area"))?;
+    m.write_words(at, words).map_err(|_| GuestBroken("kernel stack does not take a frame"))?;
     Ok(new_sp.raw())
 }
 

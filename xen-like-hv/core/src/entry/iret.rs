@@ -6,15 +6,13 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use pv_abi::ids::GuestVa;
 use pv_abi::trap::{IretFlags, IretFrame};
 use pv_abi::vm_assist::VmAssist;
-use zerocopy::{FromZeros, IntoBytes};
 
 use super::{GuestMode, switch_mode};
 use crate::cx::Cx;
 use crate::error::{Exit, HypercallResult};
-use crate::hypercall::guest_ptr::access_ok;
+use crate::hypercall::guest_ptr::Checked;
 use crate::port::Machine;
 use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL};
 
@@ -24,12 +22,10 @@ use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL}
 /// The frame cannot be read, or user mode is asked for without user page tables: the domain crashes, as nothing is
 /// left to go back to.
 pub fn iret<M: Machine>(cx: &mut Cx<'_, M>) -> HypercallResult {
-    let mut frame = IretFrame::new_zeroed();
-    let len = u64::try_from(size_of::<IretFrame>()).unwrap_or(u64::MAX);
-    let at = GuestVa::new(cx.regs.rsp);
-    if !access_ok(at, len) || cx.m.copy_from_guest(frame.as_mut_bytes(), at).is_err() {
-        return Err(Exit::Crash("iret frame cannot be read"));
-    }
+    let at = Checked::new(cx.regs.sp()).ok_or(Exit::Crash("iret frame lies in the hypervisor's area"))?;
+    let words: [u64; 9] = cx.m.read_words(at).map_err(|_| Exit::Crash("iret frame cannot be read"))?;
+    let [rax, r11, rcx, flags, rip, cs, rflags, rsp, ss] = words;
+    let frame = IretFrame { rax, r11, rcx, flags, rip, cs, rflags, rsp, ss };
     if frame.cs & 3 == 3 {
         switch_mode(cx.m, cx.vcpu, GuestMode::User).map_err(|e| Exit::Crash(e.0))?;
     }
@@ -50,8 +46,13 @@ fn restore(regs: &mut crate::UserRegs, frame: &IretFrame) {
     regs.rflags = (frame.rflags & 0xffff_ffff & !(RFLAGS_IOPL | RFLAGS_VM)) | RFLAGS_IF | RFLAGS_FIXED;
     regs.rsp = frame.rsp;
     regs.ss = (frame.ss | 3) & 0xffff;
-    if !IretFlags::from_bits_retain(frame.flags).contains(IretFlags::IN_SYSCALL) {
-        regs.entry_vector &= !TRAP_SYSCALL;
+    if IretFlags::from_bits_retain(frame.flags).contains(IretFlags::IN_SYSCALL) {
+        // RCX and R11 are dead: they get what SYSRET leaves in them, however the guest is left.
+        regs.entry_vector = TRAP_SYSCALL;
+        regs.r11 = regs.rflags;
+        regs.rcx = frame.rip;
+    } else {
+        regs.entry_vector = 0;
         regs.r11 = frame.r11;
         regs.rcx = frame.rcx;
     }

@@ -237,7 +237,7 @@ pub fn switch_mode(m: &impl Cpu, vcpu: &Vcpu, to: GuestMode) -> Result<(), Guest
     };
     let root = root.ok_or(GuestBroken("switch to user mode without user page tables"))?;
     vcpu.entry.set_mode(to);
-    m.swap_gs();
+    m.enter_mode(to);
     m.load_root(root);
     Ok(())
 }

@@ -48,13 +48,7 @@ impl Guest {
     }
 
     fn with<R>(&mut self, f: impl FnOnce(&mut Cx<'_, FakeMachine>) -> R) -> R {
-        let mut cx = Cx {
-            hv: &self.world.hv,
-            m: &self.world.m,
-            dom: &self.dom,
-            vcpu: &self.vcpu,
-            regs: &mut self.regs,
-        };
+        let mut cx = Cx::new(&self.world.hv, &self.world.m, &self.dom, &self.vcpu, &mut self.regs);
         f(&mut cx)
     }
 

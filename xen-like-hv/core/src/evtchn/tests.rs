@@ -63,7 +63,7 @@ impl Test {
         ptr.write(self.m(), arg).unwrap();
         let (d, v) = &self.doms[dom];
         let mut regs = UserRegs::default();
-        let mut cx = Cx { hv: &self.world.hv, m: self.m(), dom: d, vcpu: v, regs: &mut regs };
+        let mut cx = Cx::new(&self.world.hv, self.m(), d, v, &mut regs);
         let result = event_channel_op(&mut cx, &Args([u64::from(op.raw()), ARG, 0, 0, 0, 0]));
         (result, ptr.read(self.m()).unwrap())
     }
@@ -328,7 +328,7 @@ fn nonsense_gets_its_errno() {
     t.m().unmap_guest_page(ARG);
     let (d, v) = &t.doms[1];
     let mut regs = UserRegs::default();
-    let mut cx = Cx { hv: &t.world.hv, m: t.m(), dom: d, vcpu: v, regs: &mut regs };
+    let mut cx = Cx::new(&t.world.hv, t.m(), d, v, &mut regs);
     let op = |cmd, at| Args([cmd, at, 0, 0, 0, 0]);
     assert_eq!(event_channel_op(&mut cx, &op(4, ARG)), Err(Exit::Err(Errno::Fault)));
     assert_eq!(event_channel_op(&mut cx, &op(4, 0xffff_8000_0000_0000)), Err(Exit::Err(Errno::Fault)));

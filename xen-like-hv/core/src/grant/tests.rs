@@ -101,7 +101,7 @@ impl Test {
     ) -> HypercallResult {
         let g = &self.guests[guest];
         let mut regs = UserRegs::default();
-        let mut cx = Cx { hv: &self.w.hv, m: self.m(), dom: &g.dom, vcpu: &g.vcpu, regs: &mut regs };
+        let mut cx = Cx::new(&self.w.hv, self.m(), &g.dom, &g.vcpu, &mut regs);
         f(&mut cx, &Args(args))
     }
 

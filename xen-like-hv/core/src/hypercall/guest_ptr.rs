@@ -8,8 +8,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::GuestVa;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::port::GuestMem;
-use crate::regs::is_canonical;
+use crate::port::{GuestMem, MOST_WORDS};
 
 /// First byte of the hypervisor's area.
 pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
@@ -22,7 +21,88 @@ pub fn access_ok(va: GuestVa, len: u64) -> bool {
     let Some(last) = va.raw().checked_add(len.saturating_sub(1)) else { return false };
     let low = last < 0x0000_8000_0000_0000;
     let high = va.raw() >= HYPERVISOR_END;
-    (low || high) && is_canonical(va.raw())
+    // Both parts are canonical as a whole.
+    low || high
+}
+
+/// The address of `WORDS` words that a guest may have accessed for it. Only a check makes one, so whoever is given one need
+/// not check again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked<const WORDS: usize>(GuestVa);
+
+impl<const WORDS: usize> Checked<WORDS> {
+    /// The words at `va`; `None` where they are not the guest's to name.
+    #[inline(always)]
+    #[must_use]
+    pub fn new(va: GuestVa) -> Option<Self> {
+        access_ok(va, (WORDS * 8) as u64).then_some(Self(va))
+    }
+
+    /// Where they are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self) -> GuestVa {
+        self.0
+    }
+
+    /// `REST` of them from word `FROM` on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn part<const FROM: usize, const REST: usize>(self) -> Checked<REST> {
+        const { assert!(FROM + REST <= WORDS) };
+        Checked(GuestVa::new(self.0.raw() + (FROM * 8) as u64))
+    }
+}
+
+/// A list of records of `WORDS` words each, checked as a whole, taken one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckedList<const WORDS: usize> {
+    at: GuestVa,
+    left: u64,
+}
+
+impl<const WORDS: usize> CheckedList<WORDS> {
+    /// `count` records at `va`.
+    ///
+    /// # Errors
+    /// `EFAULT` where the list wraps or is not the guest's to name.
+    pub fn new(va: u64, count: u64) -> Result<Self, Errno> {
+        let bytes = ((WORDS * 8) as u64).checked_mul(count).ok_or(Errno::Fault)?;
+        let at = GuestVa::new(va);
+        if count != 0 && !access_ok(at, bytes) {
+            return Err(Errno::Fault);
+        }
+        Ok(Self { at, left: count })
+    }
+
+    /// The next record.
+    #[inline(always)]
+    #[must_use]
+    pub fn first(&self) -> Option<Checked<WORDS>> {
+        (self.left != 0).then_some(Checked(self.at))
+    }
+
+    /// Goes on to the one behind it.
+    #[inline(always)]
+    pub fn advance(&mut self) {
+        if self.left != 0 {
+            self.left -= 1;
+            self.at = GuestVa::new(self.at.raw() + (WORDS * 8) as u64);
+        }
+    }
+
+    /// Records that are left.
+    #[inline(always)]
+    #[must_use]
+    pub const fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub const fn address(&self) -> GuestVa {
+        self.at
+    }
 }
 
 /// An array of `count` values of `T` in the current guest's memory.
@@ -112,7 +192,12 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
             return Err(Errno::Fault);
         }
         let mut value = T::new_zeroed();
-        m.copy_from_guest(value.as_mut_bytes(), self.base).map_err(|_| Errno::Fault)?;
+        let copied = if size_of::<T>() <= 8 * MOST_WORDS && size_of::<T>().is_multiple_of(4) {
+            m.copy_small_from_guest(value.as_mut_bytes(), self.base)
+        } else {
+            m.copy_from_guest(value.as_mut_bytes(), self.base)
+        };
+        copied.map_err(|_| Errno::Fault)?;
         Ok(value)
     }
 

@@ -35,13 +35,15 @@ mod tests;
 
 pub use guest_ptr::GuestPtr;
 
+use core::marker::PhantomData;
+
 use pv_abi::errno::Errno;
 use pv_abi::hypercall::Hypercall;
 
 use crate::cx::Cx;
 use crate::domain::lifecycle;
 use crate::entry;
-use crate::error::{Args, Exit, HypercallResult};
+use crate::error::{Args, Exit, HypercallResult, Reply};
 use crate::evtchn;
 use crate::grant;
 use crate::port::Machine;
@@ -49,18 +51,35 @@ use crate::port::Machine;
 /// Bytes of the SYSCALL instruction.
 const SYSCALL_LEN: u64 = 2;
 
-/// Carries out the hypercall that the guest's registers describe, and puts its result there.
+/// Numbers that the table has room for; a power of two, so that an index can be masked.
+pub const NUMBERS: usize = 64;
+
+/// A call as the entry stub makes it: the guest's RDI, RSI, RDX, R10 and R8 in the registers in which a function takes
+/// its arguments.
+pub type Handler<M> = extern "C" fn(&mut Cx<'_, M>, u64, u64, u64, u64, u64) -> Reply;
+
+/// Carries out the hypercall that the guest's registers describe, and puts its result there: what the entry stub does,
+/// in words.
 pub fn dispatch<M: Machine>(cx: &mut Cx<'_, M>) {
-    let args = Args([cx.regs.rdi, cx.regs.rsi, cx.regs.rdx, cx.regs.r10, cx.regs.r8, cx.regs.r9]);
-    match call(cx, cx.regs.rax, &args) {
-        Ok(value) => cx.regs.rax = value,
-        Err(exit) => finish(cx, exit),
+    let r = &cx.regs;
+    let (number, [a, b, c, d, e]) = (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8]);
+    let reply = handler_of(&Table::<M>::SINGLE, number)(cx, a, b, c, d, e);
+    conclude(cx, reply);
+}
+
+/// Puts the result of a call into the guest's registers.
+pub fn conclude<M: Machine>(cx: &mut Cx<'_, M>, reply: Reply) {
+    if reply.parked == 0 {
+        cx.regs.rax = reply.value;
+    } else {
+        finish(cx);
     }
 }
 
+/// Ends a call, or another entry, as [`Cx::exit`] says.
 #[cold]
-fn finish<M: Machine>(cx: &mut Cx<'_, M>, exit: Exit) {
-    match exit {
+pub fn finish<M: Machine>(cx: &mut Cx<'_, M>) {
+    match cx.exit {
         Exit::Err(e) => cx.regs.rax = e.to_ret().cast_unsigned(),
         Exit::Restart(args) => restart(cx.regs, &args),
         Exit::Crash(why) => lifecycle::crash(cx.hv, cx.m, cx.vcpu, cx.regs, why),
@@ -68,15 +87,31 @@ fn finish<M: Machine>(cx: &mut Cx<'_, M>, exit: Exit) {
     }
 }
 
-/// A handler as a function of its own. Handlers that are inlined here would all pay for the largest one's stack frame,
-/// and the table of them would no longer be a jump.
-macro_rules! out_of_line {
-    ($handler:path) => {{
-        #[inline(never)]
-        fn handler<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
-            $handler(cx, args)
+/// Makes two registers of a handler's result.
+#[inline(always)]
+fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult) -> Reply {
+    match result {
+        Ok(value) => Reply::value(value),
+        Err(Exit::Err(e)) => Reply::errno(e),
+        Err(Exit::RegsReplaced) => {
+            cx.exit = Exit::RegsReplaced;
+            Reply::REPLACED
         }
-        handler
+        Err(other) => {
+            cx.exit = other;
+            Reply::PARKED
+        }
+    }
+}
+
+/// The table's entry for a handler.
+macro_rules! entry {
+    ($handler:path) => {{
+        extern "C" fn entry<M: Machine>(cx: &mut Cx<'_, M>, a: u64, b: u64, c: u64, d: u64, e: u64) -> Reply {
+            let result = $handler(cx, &Args([a, b, c, d, e, 0]));
+            reply(cx, result)
+        }
+        entry::<M>
     }};
 }
 
@@ -84,14 +119,44 @@ fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
     entry::iret::iret(cx)
 }
 
-/// A call from the guest itself: everything but the batch is an entry of [`one`].
-#[inline(always)]
-fn call<M: Machine>(cx: &mut Cx<'_, M>, number: u64, args: &Args) -> HypercallResult {
-    match Hypercall::from_raw(number) {
-        Some(Hypercall::Multicall) => out_of_line!(multicall::multicall)(cx, args),
-        Some(other) => one(cx, other, args),
-        None => Err(Exit::Err(Errno::NoSys)),
+extern "C" fn unknown<M: Machine>(_: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
+    Reply::errno(Errno::NoSys)
+}
+
+/// A batch inside a batch is refused: its progress would have nowhere to be kept.
+extern "C" fn nested_batch<M: Machine>(_: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
+    Reply::errno(Errno::Inval)
+}
+
+/// Handlers by number.
+#[derive(Debug)]
+pub struct Table<M>(PhantomData<M>);
+
+impl<M: Machine> Table<M> {
+    /// For calls from the guest itself.
+    pub const SINGLE: [Handler<M>; NUMBERS] = Self::fill(handler::<M>(Hypercall::Multicall));
+    /// For the entries of a batch.
+    pub(crate) const BATCHED: [Handler<M>; NUMBERS] = Self::fill(nested_batch::<M>);
+
+    const fn fill(multicall: Handler<M>) -> [Handler<M>; NUMBERS] {
+        let mut table: [Handler<M>; NUMBERS] = [unknown::<M>; NUMBERS];
+        let mut n = 0;
+        while n < NUMBERS {
+            table[n] = match Hypercall::from_raw(n as u64) {
+                Some(Hypercall::Multicall) => multicall,
+                Some(other) => handler::<M>(other),
+                None => unknown::<M>,
+            };
+            n += 1;
+        }
+        table
     }
+}
+
+/// The handler of a number out of one of the tables.
+#[inline(always)]
+fn handler_of<M: Machine>(table: &[Handler<M>; NUMBERS], number: u64) -> Handler<M> {
+    usize::try_from(number).ok().and_then(|n| table.get(n)).copied().unwrap_or(unknown::<M>)
 }
 
 /// Sends the guest back to its SYSCALL. Only the registers of the call's own arguments may change: a caller counts on the
@@ -105,42 +170,40 @@ fn restart(regs: &mut crate::UserRegs, args: &Args) {
     regs.rip = regs.rip.wrapping_sub(SYSCALL_LEN);
 }
 
-/// One call, alone or as an entry of a batch.
-#[inline(always)]
-fn one<M: Machine>(cx: &mut Cx<'_, M>, number: Hypercall, args: &Args) -> HypercallResult {
+/// The handler of each call of the ABI's table: one that is missing does not compile.
+const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
     match number {
-        Hypercall::Iret => out_of_line!(iret)(cx, args),
-        // A batch inside a batch is refused: its progress would have nowhere to be kept.
-        Hypercall::Multicall => Err(Exit::Err(Errno::Inval)),
-        Hypercall::SetTrapTable => out_of_line!(trap_table::set_trap_table)(cx, args),
-        Hypercall::StackSwitch => out_of_line!(segment::stack_switch)(cx, args),
-        Hypercall::SetCallbacks => out_of_line!(callback_op::set_callbacks)(cx, args),
-        Hypercall::FpuTaskswitch => out_of_line!(segment::fpu_taskswitch)(cx, args),
-        Hypercall::SetDebugreg => out_of_line!(debugreg::set_debugreg)(cx, args),
-        Hypercall::GetDebugreg => out_of_line!(debugreg::get_debugreg)(cx, args),
-        Hypercall::SetTimerOp => out_of_line!(timer::set_timer_op)(cx, args),
-        Hypercall::XenVersion => out_of_line!(version::xen_version)(cx, args),
-        Hypercall::ConsoleIo => out_of_line!(console_io::console_io)(cx, args),
-        Hypercall::VmAssist => out_of_line!(vm_assist::vm_assist)(cx, args),
-        Hypercall::VcpuOp => out_of_line!(vcpu_op::vcpu_op)(cx, args),
-        Hypercall::SetSegmentBase => out_of_line!(segment::set_segment_base)(cx, args),
-        Hypercall::NmiOp => out_of_line!(callback_op::nmi_op)(cx, args),
-        Hypercall::SchedOp => out_of_line!(sched_op::sched_op)(cx, args),
-        Hypercall::CallbackOp => out_of_line!(callback_op::callback_op)(cx, args),
-        Hypercall::EventChannelOp => out_of_line!(evtchn::event_channel_op)(cx, args),
-        Hypercall::GrantTableOp => out_of_line!(grant::grant_table_op)(cx, args),
-        Hypercall::PhysdevOp => out_of_line!(physdev_op::physdev_op)(cx, args),
-        Hypercall::MemoryOp => out_of_line!(memory::memory_op)(cx, args),
-        Hypercall::MmuUpdate => out_of_line!(mmu::mmu_update)(cx, args),
-        Hypercall::MmuextOp => out_of_line!(mmuext::mmuext_op)(cx, args),
-        Hypercall::UpdateVaMapping => out_of_line!(mmu::update_va_mapping)(cx, args),
-        Hypercall::UpdateVaMappingOtherdomain => out_of_line!(mmu::update_va_mapping_otherdomain)(cx, args),
-        Hypercall::SetGdt => out_of_line!(entry::descriptors::hypercall_set_gdt)(cx, args),
+        Hypercall::Iret => entry!(iret),
+        Hypercall::Multicall => entry!(multicall::multicall),
+        Hypercall::SetTrapTable => entry!(trap_table::set_trap_table),
+        Hypercall::StackSwitch => entry!(segment::stack_switch),
+        Hypercall::SetCallbacks => entry!(callback_op::set_callbacks),
+        Hypercall::FpuTaskswitch => entry!(segment::fpu_taskswitch),
+        Hypercall::SetDebugreg => entry!(debugreg::set_debugreg),
+        Hypercall::GetDebugreg => entry!(debugreg::get_debugreg),
+        Hypercall::SetTimerOp => entry!(timer::set_timer_op),
+        Hypercall::XenVersion => entry!(version::xen_version),
+        Hypercall::ConsoleIo => entry!(console_io::console_io),
+        Hypercall::VmAssist => entry!(vm_assist::vm_assist),
+        Hypercall::VcpuOp => entry!(vcpu_op::vcpu_op),
+        Hypercall::SetSegmentBase => entry!(segment::set_segment_base),
+        Hypercall::NmiOp => entry!(callback_op::nmi_op),
+        Hypercall::SchedOp => entry!(sched_op::sched_op),
+        Hypercall::CallbackOp => entry!(callback_op::callback_op),
+        Hypercall::EventChannelOp => entry!(evtchn::event_channel_op),
+        Hypercall::GrantTableOp => entry!(grant::grant_table_op),
+        Hypercall::PhysdevOp => entry!(physdev_op::physdev_op),
+        Hypercall::MemoryOp => entry!(memory::memory_op),
+        Hypercall::MmuUpdate => entry!(mmu::mmu_update),
+        Hypercall::MmuextOp => entry!(mmuext::mmuext_op),
+        Hypercall::UpdateVaMapping => entry!(mmu::update_va_mapping),
+        Hypercall::UpdateVaMappingOtherdomain => entry!(mmu::update_va_mapping_otherdomain),
+        Hypercall::SetGdt => entry!(entry::descriptors::hypercall_set_gdt),
         Hypercall::UpdateDescriptor => {
-            out_of_line!(entry::descriptors::hypercall_update_descriptor)(cx, args)
+            entry!(entry::descriptors::hypercall_update_descriptor)
         }
-        Hypercall::Sysctl => out_of_line!(sysctl::sysctl)(cx, args),
-        Hypercall::Domctl => out_of_line!(domctl::domctl)(cx, args),
-        Hypercall::PlatformOp => out_of_line!(platform::platform_op)(cx, args),
+        Hypercall::Sysctl => entry!(sysctl::sysctl),
+        Hypercall::Domctl => entry!(domctl::domctl),
+        Hypercall::PlatformOp => entry!(platform::platform_op),
     }
 }

@@ -3,22 +3,19 @@
 //! Each entry is read once and carried out before the next is read, so that an entry may depend on what an earlier one
 //! did. Its result is written into it before the next begins.
 //!
-//! Restart: between entries, where something urgent waits, the list pointer and the count in the registers are moved on
+//! Restart: between entries (every eighth), where something urgent waits, the list pointer and the count in the registers are moved on
 //! by what is done. An entry that is itself preempted gets its remaining arguments written back into the list and is the
 //! first one of the restarted batch.
 //!
-//! An entry that leaves the guest's kernel (`iret`) ends the batch: what follows was never meant to be called by user
-//! mode (XSA-213).
+//! An entry that leaves the guest's kernel (`iret`, the only call that can) ends the batch: what follows was never meant
+//! to be called by user mode (XSA-213).
 
 use pv_abi::errno::Errno;
-use pv_abi::hypercall::Hypercall;
-use pv_abi::ids::GuestVa;
 use pv_abi::mmu::MulticallEntry;
-use zerocopy::IntoBytes;
 
-use super::{GuestPtr, one};
+use super::guest_ptr::{Checked, CheckedList};
+use super::{Table, handler_of};
 use crate::cx::Cx;
-use crate::entry::GuestMode;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::port::Machine;
 
@@ -27,27 +24,19 @@ use crate::port::Machine;
 /// # Errors
 /// `EFAULT` where the list cannot be read or a result cannot be written; the entries before that one were carried out.
 pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
-    let count = u64::from(args.low32(1));
-    let list = GuestPtr::<MulticallEntry>::array(args.get(0), count)?;
-    // The whole list has been checked: from here on its addresses only go up.
-    let mut at = list.address();
-    let mut entry = MulticallEntry::default();
-    for index in 0..count {
-        if index != 0 && cx.m.preempt_pending() {
-            return Err(restart_at(&list, index));
+    let mut list = CheckedList::new(args.get(0), u64::from(args.low32(1)))?;
+    while let Some(entry) = list.first() {
+        let words = cx.m.read_words(entry.part::<0, 7>()).map_err(|_| Errno::Fault)?;
+        let [op, _result, a, b, c, d, e] = words;
+        let reply = handler_of(&Table::<M>::BATCHED, op)(cx, a, b, c, d, e);
+        if reply.parked != 0 {
+            return Err(end_early(cx, entry, &list, words)?);
         }
-        cx.m.copy_from_guest(entry.as_mut_bytes(), GuestVa::new(at)).map_err(|_| Errno::Fault)?;
-        let result = match run(cx, &entry) {
-            Ok(value) => value,
-            Err(Exit::Err(e)) => e.to_ret().cast_unsigned(),
-            Err(exit) => return Err(end_early(cx, &list, index, entry, exit)?),
-        };
-        let result_at = GuestVa::new(at.wrapping_add(RESULT_OFFSET));
-        cx.m.copy_to_guest(result_at, result.as_bytes()).map_err(|_| Errno::Fault)?;
-        if cx.vcpu.entry.mode() != GuestMode::Kernel {
-            return Err(Exit::RegsReplaced);
+        cx.m.write_words(entry.part::<RESULT, 1>(), &[reply.value]).map_err(|_| Errno::Fault)?;
+        list.advance();
+        if list.left().is_multiple_of(LOOK_UP_EVERY) && list.left() != 0 && cx.m.preempt_pending() {
+            return Err(restart_at(&list));
         }
-        at = at.wrapping_add(ENTRY_BYTES);
     }
     Ok(0)
 }
@@ -57,16 +46,16 @@ pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult
 #[cold]
 fn end_early<M: Machine>(
     cx: &mut Cx<'_, M>,
-    list: &GuestPtr<MulticallEntry>,
-    index: u64,
-    mut entry: MulticallEntry,
-    exit: Exit,
+    entry: Checked<WORDS>,
+    list: &CheckedList<WORDS>,
+    words: [u64; 7],
 ) -> Result<Exit, Errno> {
-    Ok(match exit {
-        Exit::Restart(rest) => {
-            entry.args = rest.0;
-            list.write_at(cx.m, index, &entry)?;
-            restart_at(list, index)
+    Ok(match cx.exit {
+        Exit::Restart(Args([a, b, c, d, e, _])) => {
+            let [op, result, ..] = words;
+            let again = [op, result, a, b, c, d, e];
+            cx.m.write_words(entry.part::<0, 7>(), &again).map_err(|_| Errno::Fault)?;
+            restart_at(list)
         }
         Exit::RegsReplaced => {
             cx.regs.rax = 0;
@@ -76,20 +65,14 @@ fn end_early<M: Machine>(
     })
 }
 
-fn run<M: Machine>(cx: &mut Cx<'_, M>, entry: &MulticallEntry) -> HypercallResult {
-    match Hypercall::from_raw(entry.op) {
-        Some(number) => one(cx, number, &Args(entry.args)),
-        None => Err(Exit::Err(Errno::NoSys)),
-    }
-}
+/// Words of an entry: operation, result, six arguments, of which no call takes the last.
+const WORDS: usize = 8;
+const _: () = assert!(size_of::<MulticallEntry>() == 8 * WORDS);
+/// The word of the result.
+const RESULT: usize = 1;
+/// Entries between two looks at what is urgent; a long entry looks by itself.
+const LOOK_UP_EVERY: u64 = 8;
 
-/// Offset of `result` in an entry.
-const RESULT_OFFSET: u64 = 8;
-/// Bytes of an entry.
-const ENTRY_BYTES: u64 = size_of::<MulticallEntry>() as u64;
-
-fn restart_at(list: &GuestPtr<MulticallEntry>, index: u64) -> Exit {
-    let done = index.saturating_mul(GuestPtr::<MulticallEntry>::stride());
-    let rest = list.count().saturating_sub(index);
-    Exit::Restart(Args([list.address().saturating_add(done), rest, 0, 0, 0, 0]))
+fn restart_at(list: &CheckedList<WORDS>) -> Exit {
+    Exit::Restart(Args([list.address().raw(), list.left(), 0, 0, 0, 0]))
 }

@@ -60,7 +60,7 @@ impl Player<'_> {
             let mut regs = UserRegs::default();
             let (hv, m) = (&self.w.w.hv, self.w.m());
             let dom = &self.w.guests[self.guest].dom;
-            let mut cx = Cx { hv, m, dom, vcpu: &self.vcpu, regs: &mut regs };
+            let mut cx = Cx::new(hv, m, dom, &self.vcpu, &mut regs);
             match f(&mut cx, &args) {
                 Err(Exit::Restart(next)) => args = next,
                 _ => return,

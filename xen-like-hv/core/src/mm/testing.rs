@@ -100,7 +100,7 @@ impl World {
         f: impl FnOnce(&mut Cx<'_, FakeMachine>) -> R,
     ) -> R {
         let guest = &self.guests[g];
-        f(&mut Cx { hv: &self.w.hv, m: &self.w.m, dom: &guest.dom, vcpu: &guest.vcpu, regs })
+        f(&mut Cx::new(&self.w.hv, &self.w.m, &guest.dom, &guest.vcpu, regs))
     }
 
     /// Makes a call, and makes it again while it says so.

@@ -8,12 +8,15 @@
 //! mapped and guards its neighbours.
 #![expect(unsafe_code, reason = "reads a word of vcpu_info by its address")]
 
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
-use hv_core::UserRegs;
+use hv_core::{Cx, UserRegs};
 
 use crate::arch::mm::layout;
+use crate::machine::Metal;
 use crate::percpu::PerCpu;
 
 /// Bytes of a pcpu's stack block; its alignment too.
@@ -39,7 +42,6 @@ pub(crate) mod work {
 /// TSS.RSP0 and the stack of the SYSCALL stubs are the address just behind `regs`, so that what the CPU and the stubs
 /// push *is* `regs`.
 #[repr(C, align(64))]
-#[derive(Debug)]
 pub(crate) struct CpuInfo {
     /// Keeps the end of `regs` 16-byte aligned, as the CPU aligns RSP before it pushes.
     _align: u64,
@@ -53,6 +55,10 @@ pub(crate) struct CpuInfo {
     pub(crate) upcall_word: AtomicPtr<u64>,
     /// The pcpu's record.
     pub(crate) record: &'static PerCpu,
+    /// SYSCALL with a smaller number in RAX is a hypercall of the table: 0 while a guest's user mode runs, or nobody.
+    pub(crate) hypercall_limit: AtomicU64,
+    /// What handlers are given; prepared where the vcpu changes, valid while one runs.
+    pub(crate) cx: UnsafeCell<MaybeUninit<Cx<'static, Metal>>>,
 }
 
 /// What `upcall_word` points to where there is no `vcpu_info`.
@@ -68,6 +74,8 @@ impl CpuInfo {
             cpu: u32::try_from(cpu).unwrap_or(0),
             upcall_word: AtomicPtr::new(NO_UPCALL.as_ptr()),
             record: crate::percpu::record(cpu),
+            hypercall_limit: AtomicU64::new(0),
+            cx: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
 
@@ -95,7 +103,7 @@ pub(crate) const REGS_OFFSET: usize = core::mem::offset_of!(CpuInfo, regs);
 /// Offset, from the top of the block, of the address behind `regs`.
 pub(crate) const REGS_END_FROM_TOP: usize = size_of::<CpuInfo>() - REGS_OFFSET - size_of::<UserRegs>();
 
-const _: () = assert!(size_of::<CpuInfo>() == 256);
+const _: () = assert!(size_of::<CpuInfo>() == 320);
 const _: () = assert!((REGS_OFFSET + size_of::<UserRegs>()).is_multiple_of(16));
 const _: () = assert!(size_of::<UserRegs>() == 168);
 

@@ -3,12 +3,17 @@
 
 use alloc::sync::Arc;
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::domain::Domain;
+use hv_core::entry::GuestMode;
 use hv_core::vcpu::Vcpu;
+use hv_core::{Cx, Hypervisor, UserRegs, hypercall};
 
 use super::cpu_info::{CpuInfo, cpu_info_address};
 use super::stubs::MAX_STUBS;
+use crate::machine::Metal;
+use crate::state;
 
 /// A running vcpu and its domain, which it keeps alive.
 #[derive(Debug)]
@@ -47,8 +52,38 @@ pub(crate) fn current() -> Option<&'static Current> {
     unsafe { (*slot().0.get()).as_ref() }
 }
 
-/// Puts another vcpu into the slot and hands the former one over.
-pub(crate) fn replace(next: Option<Current>) -> Option<Current> {
+/// The frame of guests' registers of this pcpu. While a vcpu runs it is reached through its context alone.
+pub(super) fn frame() -> *mut UserRegs {
+    let regs = core::ptr::from_ref(&cpu_info().regs).expose_provenance();
+    core::ptr::with_exposed_provenance_mut(regs)
+}
+
+/// Runs `f` on the context of the vcpu that runs here; `None` where none does.
+pub(super) fn with_cx<R>(f: impl FnOnce(&mut Cx<'static, Metal>) -> R) -> Option<R> {
+    current()?;
+    // SAFETY: it was made when the vcpu came (`replace`). Only this pcpu uses it, and never twice at a time: the callers
+    // are the functions that the stubs and the exit loop call, which do not nest.
+    Some(f(unsafe { (*cpu_info().cx.get()).assume_init_mut() }))
+}
+
+/// Puts another vcpu into the slot and hands the former one over. From here on SYSCALL is what it is for the new one.
+pub(crate) fn replace(hv: &'static Hypervisor, next: Option<Current>) -> Option<Current> {
+    let info = cpu_info();
+    let mode = next.as_ref().map(|c| c.vcpu.entry.mode());
     // SAFETY: as in `current`; the exit loop, the only caller, holds no reference into the slot.
-    unsafe { core::mem::replace(&mut *slot().0.get(), next) }
+    let former = unsafe { core::mem::replace(&mut *slot().0.get(), next) };
+    if let Some(c) = current() {
+        // SAFETY: from now on the context is what reaches the frame, until the vcpu goes.
+        let cx = Cx::new(hv, &state::MACHINE, &c.dom, &c.vcpu, unsafe { &mut *frame() });
+        // SAFETY: this pcpu's, in no use now.
+        unsafe { (*info.cx.get()).write(cx) };
+    }
+    set_mode(mode);
+    former
+}
+
+/// Notes which half of a guest runs here: SYSCALL is a hypercall from its kernel alone.
+pub(crate) fn set_mode(mode: Option<GuestMode>) {
+    let limit = if mode == Some(GuestMode::Kernel) { hypercall::NUMBERS } else { 0 };
+    cpu_info().hypercall_limit.store(u64::try_from(limit).unwrap_or(0), Relaxed);
 }

@@ -2,33 +2,33 @@
 //!
 //! Order: timers, device interrupts, console, scheduling, then what waits for the vcpu that is to run. The loop ends
 //! when nothing is left; the stub then looks at the work word once more and leaves.
-#![expect(unsafe_code, reason = "called by the stubs; waits for interrupts")]
+#![expect(unsafe_code, reason = "called by the stubs; reaches their frame; waits for interrupts")]
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
+use hv_core::Hypervisor;
 use hv_core::port::Cpu;
 use hv_core::sched::{publish_runstate, publish_time};
 use hv_core::vcpu::Vcpu;
-use hv_core::{Hypervisor, UserRegs};
 
 use super::context;
 use super::cpu_info::work;
-use super::current::{Current, cpu_info, current, replace};
+use super::current::{Current, cpu_info, current, frame, replace};
 use super::guest;
 use crate::machine::Metal;
 use crate::state;
 
 /// Called by the exit path while the work word is not 0 or an upcall is wanted.
 #[unsafe(no_mangle)]
-extern "C" fn exit_work(regs: &mut UserRegs) {
+extern "C" fn exit_work() {
     let Some(hv) = state::hypervisor() else { return };
     let m = &state::MACHINE;
     loop {
         let todo = cpu_info().work.swap(0, AcqRel);
         // Nothing but an upcall: whatever concerns the scheduler comes with a bit of its own.
         if todo == 0 && current().is_some() {
-            guest::deliver_pending(regs);
+            guest::deliver_pending();
             if cpu_info().work.load(Relaxed) == 0 {
                 return;
             }
@@ -38,12 +38,12 @@ extern "C" fn exit_work(regs: &mut UserRegs) {
             interrupts(hv, m, todo);
         }
         if todo & work::RESCHED != 0 || current().is_none() || hv.sched.resched_needed(m.pcpu()) {
-            schedule(hv, m, regs);
+            schedule(hv, m);
         }
         if let Some(c) = current() {
             context::refresh_upcall_word(m, &c.vcpu);
         }
-        guest::deliver_pending(regs);
+        guest::deliver_pending();
         if cpu_info().work.load(Relaxed) == 0 {
             return;
         }
@@ -64,40 +64,42 @@ fn interrupts(hv: &Hypervisor, m: &Metal, todo: u32) {
 }
 
 /// Chooses who runs next, waiting for somebody where nobody can, and loads it.
-fn schedule(hv: &Hypervisor, m: &Metal, regs: &mut UserRegs) {
+fn schedule(hv: &'static Hypervisor, m: &Metal) {
     loop {
         let Some(next) = hv.sched.pick_next(m, m.pcpu()) else {
-            switch_away(hv, m, regs);
+            switch_away(hv, m);
             idle(hv, m);
             continue;
         };
         if current().is_some_and(|c| Arc::ptr_eq(&c.vcpu, &next)) {
             return;
         }
-        switch_away(hv, m, regs);
-        if switch_to(m, next, regs) {
+        switch_away(hv, m);
+        if switch_to(hv, m, next) {
             return;
         }
     }
 }
 
 /// Saves the vcpu that ran here, so that another pcpu may take it or its domain may go.
-fn switch_away(hv: &Hypervisor, m: &Metal, regs: &UserRegs) {
-    let Some(former) = replace(None) else { return };
+fn switch_away(hv: &'static Hypervisor, m: &Metal) {
+    let Some(former) = replace(hv, None) else { return };
     context::clear_upcall_word();
     publish_runstate(m, &former.vcpu);
-    context::save(m, &former.vcpu, regs);
+    // SAFETY: nobody else refers to the frame: the vcpu's context is gone.
+    context::save(m, &former.vcpu, unsafe { &*frame() });
     crate::arch::mm::load_idle_root();
     hv.sched.context_saved(m, &former.vcpu);
 }
 
 /// Loads `next`. A vcpu whose domain has gone meanwhile cannot run.
-fn switch_to(m: &Metal, next: Arc<Vcpu>, regs: &mut UserRegs) -> bool {
+fn switch_to(hv: &'static Hypervisor, m: &Metal, next: Arc<Vcpu>) -> bool {
     let Some(dom) = next.domain() else { return false };
-    context::load(m, &next, regs);
+    // SAFETY: as above; the new vcpu has no context yet.
+    context::load(m, &next, unsafe { &mut *frame() });
     publish_time(m, &next);
     publish_runstate(m, &next);
-    replace(Some(Current { dom, vcpu: next }));
+    replace(hv, Some(Current { dom, vcpu: next }));
     true
 }
 

@@ -1,31 +1,27 @@
 //! Entries from guests: hypercalls, system calls, exceptions, interrupts.
 //!
-//! Each function is called by a stub with the guest's registers in `CpuInfo.regs` and returns to the exit path, which
-//! looks at pending work before it leaves.
+//! Each function is called by a stub with the guest's registers in `CpuInfo.regs`, to which [`Cx::regs`] points, and returns
+//! to the exit path, which looks at pending work before it leaves.
 #![expect(unsafe_code, reason = "called by the stubs")]
 
 use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::entry::trap::{self, Exception, SystemCall};
 use hv_core::entry::{GuestBroken, GuestMode};
-use hv_core::{Cx, UserRegs};
+use hv_core::error::Exit;
+use hv_core::{Cx, hypercall};
+use pv_abi::errno::Errno;
 
 use super::cpu_info::work;
-use super::current::{Current, cpu_info, current};
+use super::current::{cpu_info, with_cx};
 use crate::machine::Metal;
-use crate::state;
 
 /// Vector of the `int 0x80` gate.
 const INT80: u32 = 0x80;
 /// First vector of external interrupts.
 const FIRST_INTERRUPT: u32 = 32;
 
-/// The context of an entry; `None` where no guest runs, which no stub for guests can meet.
-fn context<'a>(regs: &'a mut UserRegs, current: &'a Current) -> Option<Cx<'a, Metal>> {
-    Some(Cx { hv: state::hypervisor()?, m: &state::MACHINE, dom: &current.dom, vcpu: &current.vcpu, regs })
-}
-
-/// A guest that cannot go on is crashed; its registers are the record of why.
+/// A guest that cannot go on is crashed; its registers, all of them in the frame, are the record of why.
 fn settle(cx: &mut Cx<'_, Metal>, result: Result<(), GuestBroken>) {
     if let Err(GuestBroken(why)) = result {
         hv_core::domain::lifecycle::crash(cx.hv, cx.m, cx.vcpu, cx.regs, why);
@@ -33,23 +29,48 @@ fn settle(cx: &mut Cx<'_, Metal>, result: Result<(), GuestBroken>) {
     }
 }
 
-/// SYSCALL from 64-bit code: a hypercall of the guest's kernel, or a system call of its user mode.
+/// The same where the frame may lack registers: 1 has the stub complete it and call [`guest_parked`].
+fn park(cx: &mut Cx<'_, Metal>, result: Result<(), GuestBroken>) -> u32 {
+    let Err(GuestBroken(why)) = result else { return 0 };
+    cx.exit = Exit::Crash(why);
+    1
+}
+
+/// The hypercalls, as the stub calls them.
 #[unsafe(no_mangle)]
-extern "C" fn guest_syscall(regs: &mut UserRegs) {
-    let Some(current) = current() else { return };
-    let Some(mut cx) = context(regs, current) else { return };
+static HYPERCALLS: [hypercall::Handler<Metal>; hypercall::NUMBERS] = hypercall::Table::<Metal>::SINGLE;
+
+/// SYSCALL from 64-bit code that is no hypercall of the table: a system call of user mode, or a number that does not exist.
+#[unsafe(no_mangle)]
+extern "C" fn guest_syscall(cx: &mut Cx<'static, Metal>) -> u32 {
     if cx.vcpu.entry.mode() == GuestMode::Kernel {
-        hv_core::hypercall::dispatch(&mut cx);
-    } else {
-        let result = trap::system_call(&mut cx, SystemCall::Syscall64);
-        settle(&mut cx, result);
+        cx.regs.rax = Errno::NoSys.to_ret().cast_unsigned();
+        return 0;
     }
+    let result = trap::system_call(cx, SystemCall::Syscall64);
+    park(cx, result)
+}
+
+/// What a call left in [`Cx::exit`]. The frame is complete.
+#[unsafe(no_mangle)]
+extern "C" fn guest_parked(cx: &mut Cx<'static, Metal>) {
+    hypercall::finish(cx);
+    if let Exit::Crash(_) = cx.exit {
+        cpu_info().work.fetch_or(work::RESCHED, Relaxed);
+    }
+}
+
+/// Delivers an upcall on the way out; the callee-saved registers are not in the frame.
+#[unsafe(no_mangle)]
+extern "C" fn guest_upcall(cx: &mut Cx<'static, Metal>) -> u32 {
+    let result = hv_core::entry::exit::deliver_pending(cx);
+    park(cx, result)
 }
 
 /// SYSCALL from compatibility mode.
 #[unsafe(no_mangle)]
-extern "C" fn guest_syscall_compat(regs: &mut UserRegs) {
-    with_context(regs, |cx| match cx.vcpu.entry.mode() {
+extern "C" fn guest_syscall_compat() {
+    with_context(|cx| match cx.vcpu.entry.mode() {
         GuestMode::User => trap::system_call(cx, SystemCall::Syscall32),
         GuestMode::Kernel => {
             // There is no hypercall interface for 32-bit code.
@@ -61,39 +82,45 @@ extern "C" fn guest_syscall_compat(regs: &mut UserRegs) {
 
 /// SYSENTER.
 #[unsafe(no_mangle)]
-extern "C" fn guest_sysenter(regs: &mut UserRegs) {
-    with_context(regs, |cx| match cx.vcpu.entry.mode() {
+extern "C" fn guest_sysenter() {
+    with_context(|cx| match cx.vcpu.entry.mode() {
         GuestMode::User => trap::system_call(cx, SystemCall::Sysenter),
         GuestMode::Kernel => trap::inject(cx, trap::GP, 0),
     });
 }
 
-fn with_context(regs: &mut UserRegs, f: impl FnOnce(&mut Cx<'_, Metal>) -> Result<(), GuestBroken>) {
-    let Some(current) = current() else { return };
-    let Some(mut cx) = context(regs, current) else { return };
-    let result = f(&mut cx);
-    settle(&mut cx, result);
+fn with_context(f: impl FnOnce(&mut Cx<'static, Metal>) -> Result<(), GuestBroken>) {
+    with_cx(|cx| {
+        let result = f(cx);
+        settle(cx, result);
+    });
 }
 
-/// An exception, a software interrupt or an external interrupt while a guest ran.
+/// An exception, a software interrupt or an external interrupt while a guest ran. The frame is complete. Returns 0 where
+/// the callee-saved registers are as they came, else they are to be taken from the frame.
 #[unsafe(no_mangle)]
-extern "C" fn guest_trap(regs: &mut UserRegs) {
-    let vector = regs.entry_vector;
-    // The frame is complete: RCX and R11 are to be restored, so the way back is IRETQ.
-    regs.entry_vector = vector & 0xff;
-    match vector {
-        INT80 => with_context(regs, trap::int80),
-        v if v >= FIRST_INTERRUPT => crate::arch::irq::handle(v),
-        v => {
-            let exception = Exception {
-                vector: u8::try_from(v).unwrap_or(trap::GP),
-                error_code: regs.error_code,
-                detail: detail_of(v),
-            };
-            with_context(regs, |cx| trap::exception(cx, exception));
-        }
+extern "C" fn guest_trap(cx: &mut Cx<'static, Metal>) -> u32 {
+    let vector = cx.regs.entry_vector;
+    // RCX and R11 are to be restored, so the way back is IRETQ.
+    cx.regs.entry_vector = vector & 0xff;
+    if vector >= FIRST_INTERRUPT && vector != INT80 {
+        crate::arch::irq::handle(vector);
+        return 0;
     }
+    let number = u8::try_from(vector).unwrap_or(trap::GP);
+    let result = if vector == INT80 {
+        trap::int80(cx)
+    } else {
+        let error_code = cx.regs.error_code;
+        trap::exception(cx, Exception { vector: number, error_code, detail: detail_of(vector) })
+    };
+    settle(cx, result);
+    // Emulation writes registers.
+    u32::from(EMULATED.contains(&number))
 }
+
+/// Vectors behind which an instruction may be emulated.
+const EMULATED: [u8; 3] = [trap::UD, trap::GP, trap::PF];
 
 /// CR2 of a page fault, DR6 of a debug exception.
 fn detail_of(vector: u32) -> u64 {
@@ -105,11 +132,11 @@ fn detail_of(vector: u32) -> u64 {
 }
 
 /// The way back to the guest faulted: tells its failsafe callback.
-pub(super) fn failed_return(regs: &mut UserRegs, selectors: [u16; 4]) {
-    with_context(regs, |cx| trap::failed_return(cx, selectors));
+pub(super) fn failed_return(selectors: [u16; 4]) {
+    with_context(|cx| trap::failed_return(cx, selectors));
 }
 
 /// Delivers what waits for the vcpu that runs here.
-pub(super) fn deliver_pending(regs: &mut UserRegs) {
-    with_context(regs, hv_core::entry::exit::deliver_pending);
+pub(super) fn deliver_pending() {
+    with_context(hv_core::entry::exit::deliver_pending);
 }

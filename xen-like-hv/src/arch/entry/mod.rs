@@ -9,6 +9,7 @@
 //! | [`guest`] | entries from guests |
 //! | [`trap`] | exceptions of the hypervisor itself, with the addresses at which a fault is expected |
 //! | [`exit`] | exit loop and scheduling |
+//! | [`words`] | a few words between guest and hypervisor, inline |
 //! | [`context`] | register state of a vcpu, in and out |
 
 pub(crate) mod context;
@@ -19,3 +20,4 @@ pub(crate) mod guest;
 pub(crate) mod idt;
 pub(crate) mod stubs;
 pub(crate) mod trap;
+pub(crate) mod words;

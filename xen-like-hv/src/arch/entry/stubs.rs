@@ -46,17 +46,30 @@ global_asm!(
         push r15
     .endm
 
-    .macro LOAD_REGS base
+    // What a function of the ABI leaves as it was.
+    .macro LOAD_CALLEE_SAVED base
         mov r15, [rsp + \base]
         mov r14, [rsp + \base + 8]
         mov r13, [rsp + \base + 16]
         mov r12, [rsp + \base + 24]
         mov rbp, [rsp + \base + 32]
         mov rbx, [rsp + \base + 40]
+    .endm
+
+    .macro SAVE_CALLEE_SAVED base
+        mov [rsp + \base], r15
+        mov [rsp + \base + 8], r14
+        mov [rsp + \base + 16], r13
+        mov [rsp + \base + 24], r12
+        mov [rsp + \base + 32], rbp
+        mov [rsp + \base + 40], rbx
+    .endm
+
+    // What it may change, but for RAX, RCX and R11, which have a part in the way out.
+    .macro LOAD_SCRATCH base
         mov r10, [rsp + \base + 56]
         mov r9,  [rsp + \base + 64]
         mov r8,  [rsp + \base + 72]
-        mov rax, [rsp + \base + 80]
         mov rdx, [rsp + \base + 96]
         mov rsi, [rsp + \base + 104]
         mov rdi, [rsp + \base + 112]
@@ -120,11 +133,13 @@ global_asm!(
         jz trap_from_hypervisor
         // rsp is &CpuInfo.regs. A trap leaves AC as it was, and ring 3 may have set it.
         CLAC_SITE
-        mov rdi, rsp
         sub rsp, 8
-        xor ebp, ebp
+        lea rdi, [rsp + {cx}]
         call guest_trap
+        test eax, eax
+        jz exit_live
     .globl exit_to_guest
+    // The frame is complete and the registers are the hypervisor's.
     exit_to_guest:
         cmp dword ptr [rsp + {work}], 0
         jne exit_slow
@@ -132,6 +147,8 @@ global_asm!(
         cmp word ptr [rax], 1
         je exit_slow
     exit_checked:
+        LOAD_CALLEE_SAVED {regs}
+    exit_live_checked:
         test dword ptr [rsp + {regs} + {entry_vector}], {trap_syscall}
         jz exit_by_iret
         // SYSRET with a RIP that is not canonical faults at ring 0 on the guest's stack (XSA-7).
@@ -143,7 +160,8 @@ global_asm!(
         jne exit_by_iret_fresh
         cmp word ptr [rsp + {regs} + {cs}], {cs64}
         jne exit_by_iret_fresh
-        LOAD_REGS {regs}
+        LOAD_SCRATCH {regs}
+        mov rax, [rsp + {regs} + {rax}]
         mov r11, [rsp + {regs} + {rflags}]
         mov rsp, [rsp + {regs} + {rsp_}]
         sysretq
@@ -154,7 +172,8 @@ global_asm!(
         mov [rsp + {regs} + {r11}], r11
         mov [rsp + {regs} + {rcx}], rcx
     exit_by_iret:
-        LOAD_REGS {regs}
+        LOAD_SCRATCH {regs}
+        mov rax, [rsp + {regs} + {rax}]
         mov r11, [rsp + {regs} + {r11}]
         mov rcx, [rsp + {regs} + {rcx}]
         add rsp, {regs} + {rip}
@@ -163,7 +182,6 @@ global_asm!(
         iretq
 
     exit_slow:
-        lea rdi, [rsp + {regs}]
         xor ebp, ebp
         call exit_work
         // Not back to the upcall's check: one upcall per exit. A guest can keep its pending byte set and its mask clear
@@ -171,6 +189,31 @@ global_asm!(
         cmp dword ptr [rsp + {work}], 0
         jne exit_slow
         jmp exit_checked
+
+    // The frame is complete but for the callee-saved registers, which are the guest's still.
+    exit_live:
+        cmp dword ptr [rsp + {work}], 0
+        jne exit_live_slow
+        mov rax, [rsp + {upcall_word}]
+        cmp word ptr [rax], 1
+        jne exit_live_checked
+        lea rdi, [rsp + {cx}]
+        call guest_upcall
+        test eax, eax
+        jnz exit_parked
+        // One upcall per exit, as above.
+        cmp dword ptr [rsp + {work}], 0
+        je exit_live_checked
+    exit_live_slow:
+        SAVE_CALLEE_SAVED {regs}
+        jmp exit_slow
+
+    // What ends the visit in another way than by a word in RAX is in Cx.exit. It may want to show all registers.
+    exit_parked:
+        SAVE_CALLEE_SAVED {regs}
+        lea rdi, [rsp + {cx}]
+        call guest_parked
+        jmp exit_live
 
     // An exception or interrupt while the hypervisor runs. The handler returns 0 to go on where it happened, or the
     // CpuInfo from which to leave to the guest instead.
@@ -262,24 +305,88 @@ global_asm!(
     .rept {max_stubs}
         .balign 64
         mov [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}], rsp
-        lea rsp, [rip + stack_blocks + {stack_size} * cpu + {rsp_slot}]
+        lea rsp, [rip + stack_blocks + {stack_size} * cpu + {cpu_info}]
         jmp syscall_entry_64
         .set cpu, cpu + 1
     .endr
 
-    .balign 16
+    // rsp is &CpuInfo. The frame gets what the handler's ABI may change; the callee-saved registers stay where they are,
+    // and what is the same for every SYSCALL is filled in only where somebody looks at it.
+    .balign 64
     syscall_entry_64:
-        mov qword ptr [rsp + 8], {ss}
-        push r11
-        push {cs64}
-        push rcx
-        sub rsp, 8
-        mov dword ptr [rsp + 4], {trap_syscall}
-        PUSH_REGS
-        mov rdi, rsp
-        sub rsp, 8
+        mov [rsp + {regs} + {rip}], rcx
+        mov [rsp + {regs} + {rflags}], r11
+        mov [rsp + {regs} + 56], r10
+        mov [rsp + {regs} + 64], r9
+        mov [rsp + {regs} + 72], r8
+        mov [rsp + {regs} + {rax}], rax
+        mov [rsp + {regs} + 96], rdx
+        mov [rsp + {regs} + 104], rsi
+        mov [rsp + {regs} + 112], rdi
+        cmp rax, [rsp + {hypercall_limit}]
+        jae syscall_other
+        // The limit once more, for a CPU that has guessed the branch.
+        and eax, {numbers} - 1
+        mov r9, r8
+        mov r8, r10
+        mov rcx, rdx
+        mov rdx, rsi
+        mov rsi, rdi
+        lea rdi, [rsp + {cx}]
+        lea r10, [rip + HYPERCALLS]
+    .globl syscall_dispatch
+    syscall_dispatch:
+        call [r10 + rax * 8]
+    .globl syscall_exit
+    syscall_exit:
+        test rdx, rdx
+        jnz syscall_parked
+        cmp dword ptr [rsp + {work}], 0
+        jne syscall_exit_live
+        mov rcx, [rsp + {upcall_word}]
+        cmp word ptr [rcx], 1
+        je syscall_exit_live
+        mov rcx, [rsp + {regs} + {rip}]
+        mov r11, rcx
+        shl r11, 16
+        sar r11, 16
+        cmp r11, rcx
+        jne syscall_exit_live
+        LOAD_SCRATCH {regs}
+        mov r11, [rsp + {regs} + {rflags}]
+        mov rsp, [rsp + {regs} + {rsp_}]
+        sysretq
+
+    // Fills in what every SYSCALL has in common.
+    .macro COMPLETE_SYSCALL
+        mov rcx, [rsp + {regs} + {rip}]
+        mov [rsp + {regs} + {rcx}], rcx
+        mov rcx, [rsp + {regs} + {rflags}]
+        mov [rsp + {regs} + {r11}], rcx
+        mov qword ptr [rsp + {regs} + {cs}], {cs64}
+        mov qword ptr [rsp + {regs} + {ss_}], {ss}
+        mov dword ptr [rsp + {regs} + {entry_vector}], {trap_syscall}
+    .endm
+
+    syscall_exit_live:
+        mov [rsp + {regs} + {rax}], rax
+        COMPLETE_SYSCALL
+        jmp exit_live
+
+    syscall_parked:
+        cmp edx, {regs_replaced}
+        je exit_live
+        COMPLETE_SYSCALL
+        jmp exit_parked
+
+    // From user mode, or a number that is not in the table.
+    syscall_other:
+        COMPLETE_SYSCALL
+        lea rdi, [rsp + {cx}]
         call guest_syscall
-        jmp exit_to_guest
+        test eax, eax
+        jz exit_live
+        jmp exit_parked
 
     // SYSCALL from compatibility mode: one stub per pcpu.
     .balign 64
@@ -303,7 +410,6 @@ global_asm!(
         sub rsp, 8
         mov dword ptr [rsp + 4], {trap_syscall}
         PUSH_REGS
-        mov rdi, rsp
         sub rsp, 8
         call guest_syscall_compat
         jmp exit_to_guest
@@ -323,7 +429,6 @@ global_asm!(
         sub rsp, 8
         mov dword ptr [rsp + 4], {trap_syscall}
         PUSH_REGS
-        mov rdi, rsp
         sub rsp, 8
         call guest_sysenter
         jmp exit_to_guest
@@ -423,6 +528,10 @@ global_asm!(
     regs = const offset_of!(CpuInfo, regs),
     work = const offset_of!(CpuInfo, work),
     upcall_word = const offset_of!(CpuInfo, upcall_word),
+    cx = const offset_of!(CpuInfo, cx),
+    hypercall_limit = const offset_of!(CpuInfo, hypercall_limit),
+    numbers = const hv_core::hypercall::NUMBERS,
+    regs_replaced = const hv_core::error::REGS_REPLACED,
     regs_end_from_top = const REGS_END_FROM_TOP,
     stack_mask = const STACK_SIZE - 1,
     cs = const offset_of!(UserRegs, cs),
@@ -431,6 +540,8 @@ global_asm!(
     rsp_ = const offset_of!(UserRegs, rsp),
     r11 = const offset_of!(UserRegs, r11),
     rcx = const offset_of!(UserRegs, rcx),
+    rax = const offset_of!(UserRegs, rax),
+    ss_ = const offset_of!(UserRegs, ss),
     entry_vector = const offset_of!(UserRegs, entry_vector),
     trap_syscall = const TRAP_SYSCALL,
     ss = const hv_core::regs::GUEST_SS,
@@ -440,6 +551,7 @@ global_asm!(
     max_stubs = const MAX_STUBS,
     stack_size = const STACK_SIZE,
     rsp_slot = const STACK_SIZE - REGS_END_FROM_TOP - 16,
+    cpu_info = const STACK_SIZE - size_of::<CpuInfo>(),
 );
 
 // SAFETY: the symbols are defined above, and the site tables by the linker script; the functions have these types.

@@ -100,7 +100,7 @@ fn return_failed(nested: &UserRegs) -> usize {
         entry_vector: TRAP_SYSCALL,
         ..general
     };
-    super::guest::failed_return(regs, super::context::data_selectors());
+    super::guest::failed_return(super::context::data_selectors());
     info
 }
 

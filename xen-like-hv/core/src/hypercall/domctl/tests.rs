@@ -60,7 +60,7 @@ impl Test {
     fn call_as(&self, dom: &Arc<Domain>, v: &Arc<Vcpu>, number: Hypercall) -> Result<u64, Errno> {
         let mut regs = UserRegs { rax: number.raw(), rdi: ARG, rip: RIP, ..UserRegs::default() };
         for _ in 0..1000 {
-            let mut cx = Cx { hv: &self.w.hv, m: &self.w.m, dom, vcpu: v, regs: &mut regs };
+            let mut cx = Cx::new(&self.w.hv, &self.w.m, dom, v, &mut regs);
             dispatch(&mut cx);
             if regs.rip == RIP {
                 let ret = regs.rax.cast_signed();
