@@ -25,6 +25,8 @@
 extern crate alloc;
 
 pub use pv_abi;
+#[cfg(feature = "smoltcp")]
+pub use smoltcp;
 
 pub mod arch;
 pub mod blkfront;
@@ -37,6 +39,7 @@ pub mod grant;
 pub mod hypercall;
 mod local;
 pub mod memory;
+pub mod netfront;
 mod panic;
 pub mod privileged;
 pub mod sched;

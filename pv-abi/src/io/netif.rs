@@ -1,6 +1,33 @@
 //! Network interfaces: one ring for what the guest sends, one for what it receives.
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::ring::Protocol;
+
+/// Names of the nodes by which the two ends tell what they can do; 1 is yes, and absent is no unless the text says
+/// otherwise.
+pub mod feature {
+    /// Back end: it copies into granted pages. Front end: it asks for that (`request-rx-copy`).
+    pub const RX_COPY: &str = "feature-rx-copy";
+    /// What a front end writes so that the back end copies; the only way there is today.
+    pub const REQUEST_RX_COPY: &str = "request-rx-copy";
+    /// Either end: it takes packets of several slots.
+    pub const SG: &str = "feature-sg";
+    /// Either end: it takes TCP over IPv4 that is still to be cut into segments.
+    pub const GSO_TCPV4: &str = "feature-gso-tcpv4";
+    /// Either end: the same over IPv6.
+    pub const GSO_TCPV6: &str = "feature-gso-tcpv6";
+    /// Either end: it does *not* take blank checksums of TCP and UDP over IPv4. Absent means that it takes them.
+    pub const NO_CSUM_OFFLOAD: &str = "feature-no-csum-offload";
+    /// Either end: it takes blank checksums of TCP and UDP over IPv6.
+    pub const IPV6_CSUM_OFFLOAD: &str = "feature-ipv6-csum-offload";
+    /// Back end: a channel for each direction may be had.
+    pub const SPLIT_EVENT_CHANNELS: &str = "feature-split-event-channels";
+    /// Front end: it notifies the back end of new receive requests.
+    pub const RX_NOTIFY: &str = "feature-rx-notify";
+    /// Back end: most pairs of rings.
+    pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
+}
 
 /// Slots that a back end must accept for one packet.
 #[doc(alias = "XEN_NETIF_NR_SLOTS_MIN")]
@@ -148,6 +175,52 @@ wire! {
     }
 }
 
+impl NetifExtraInfo {
+    /// Segmentation: `size` bytes of payload in each segment.
+    #[must_use]
+    pub const fn gso(kind: NetGsoType, size: u16) -> Self {
+        let [low, high] = size.to_le_bytes();
+        let data = [low, high, kind.raw(), 0, 0, 0];
+        Self { kind: NetExtraType::Gso.raw(), flags: 0, data }
+    }
+
+    /// What it says about segmentation: the raw [`NetGsoType`] and the bytes of payload in each segment.
+    #[must_use]
+    pub const fn as_gso(&self) -> (u8, u16) {
+        let [low, high, kind, ..] = self.data;
+        (kind, u16::from_le_bytes([low, high]))
+    }
+
+    /// The extra information in a slot of the sending ring.
+    #[must_use]
+    pub fn from_tx_slot(slot: &NetifTxRequest) -> Self {
+        // The slot is longer: its first bytes are the structure.
+        Self::read_from_prefix(slot.as_bytes()).map_or(Self::default(), |(info, _)| info)
+    }
+
+    /// A slot of the sending ring that holds this.
+    #[must_use]
+    pub fn to_tx_slot(self) -> NetifTxRequest {
+        let mut slot = NetifTxRequest::default();
+        for (to, from) in slot.as_mut_bytes().iter_mut().zip(self.as_bytes()) {
+            *to = *from;
+        }
+        slot
+    }
+
+    /// The extra information in a response of the receiving ring.
+    #[must_use]
+    pub const fn from_rx_slot(slot: NetifRxResponse) -> Self {
+        zerocopy::transmute!(slot)
+    }
+
+    /// A response of the receiving ring that holds this.
+    #[must_use]
+    pub const fn to_rx_slot(self) -> NetifRxResponse {
+        zerocopy::transmute!(self)
+    }
+}
+
 /// The sending ring.
 #[derive(Clone, Copy, Debug)]
 pub enum NetifTx {}
@@ -164,4 +237,18 @@ pub enum NetifRx {}
 impl Protocol for NetifRx {
     type Request = NetifRxRequest;
     type Response = NetifRxResponse;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segmentation_travels_in_slots_of_either_ring() {
+        let info = NetifExtraInfo::gso(NetGsoType::TcpV6, 1440);
+        assert_eq!(info.as_bytes(), [1, 0, 0xa0, 0x05, 2, 0, 0, 0]);
+        assert_eq!(info.as_gso(), (2, 1440));
+        assert_eq!(NetifExtraInfo::from_tx_slot(&info.to_tx_slot()), info);
+        assert_eq!(NetifExtraInfo::from_rx_slot(info.to_rx_slot()), info);
+    }
 }

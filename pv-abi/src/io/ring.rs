@@ -302,8 +302,15 @@ impl<P: Protocol> BackRing<P> {
         if self.waiting_requests(shared)? != 0 {
             return Ok(true);
         }
-        store(shared, REQ_EVENT, self.req_cons.wrapping_add(1))?;
+        self.await_requests(shared, 1)
+    }
+
+    /// Asks for a notification once `count` requests wait (at least one; at most what the ring can hold makes sense);
+    /// true if so many wait already.
+    pub fn await_requests(&mut self, shared: &[AtomicU32], count: u32) -> Result<bool, RingError> {
+        let count = count.clamp(1, self.size);
+        store(shared, REQ_EVENT, self.req_cons.wrapping_add(count))?;
         fence(Ordering::SeqCst);
-        Ok(self.waiting_requests(shared)? != 0)
+        Ok(self.waiting_requests(shared)? >= count)
     }
 }

@@ -27,6 +27,12 @@ impl<'a> CopyBatch<'a> {
         Self { entries: Vec::new(), memory: PhantomData }
     }
 
+    /// An empty batch with room for so many copies.
+    #[must_use]
+    pub fn with_capacity(copies: usize) -> Self {
+        Self { entries: Vec::with_capacity(copies), memory: PhantomData }
+    }
+
     /// Appends: `length` bytes from `offset` of the granted frame to `at` of `to`.
     pub fn read(
         &mut self,
