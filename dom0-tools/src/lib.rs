@@ -9,6 +9,8 @@
 //! | [`cfg`] | the `xl.cfg` parser |
 //! | [`toolstack`] | create, destroy, … over a hypervisor port, a store port and a services port |
 //! | [`blkback`] | the block back end: requests decoded and checked, the handshake of states |
+//! | [`netback`] | the network back end: packets taken off the ring and checked, laid out for the receiver, limits |
+//! | [`net`] | the software switch, and what a network card would do |
 //! | [`ctl`] | the control protocol and the command language shared with `pvctl` |
 //! | [`lineedit`] | a line editor for serial consoles |
 #![no_std]
@@ -21,5 +23,7 @@ pub mod blkback;
 pub mod cfg;
 pub mod ctl;
 pub mod lineedit;
+pub mod net;
+pub mod netback;
 pub mod toolstack;
 pub mod xenstore;

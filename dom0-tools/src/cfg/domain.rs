@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::disk::{self, DiskConfig};
 use super::error::{CfgError, Flaw, Position, Warning};
 use super::parse::{Setting, Value, settings};
+use super::vif::{self, VifConfig};
 
 /// Most vcpus a domain may be given.
 const MAX_VCPUS: u64 = 128;
@@ -50,6 +51,8 @@ pub struct DomainConfig {
     pub maxvcpus: u32,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
+    /// Its network interfaces; their place in the list is their number.
+    pub vifs: Vec<VifConfig>,
     /// When it has powered off.
     pub on_poweroff: RestartAction,
     /// When it wants to be rebooted.
@@ -158,6 +161,7 @@ impl Table {
             vcpus: 1,
             maxvcpus: 0,
             disks: Vec::new(),
+            vifs: Vec::new(),
             on_poweroff: RestartAction::Destroy,
             on_reboot: RestartAction::Restart,
             on_crash: RestartAction::Destroy,
@@ -178,6 +182,7 @@ fn apply(config: &mut DomainConfig, key: &str, setting: &Setting<String>) -> Res
         "vcpus" => config.vcpus = vcpus(setting)?,
         "maxvcpus" => config.maxvcpus = vcpus(setting)?,
         "disk" => config.disks = disks(setting)?,
+        "vif" => config.vifs = vifs(setting)?,
         // Put together in `finish`.
         "extra" | "root" | "cmdline" => {
             text(setting)?;
@@ -188,7 +193,7 @@ fn apply(config: &mut DomainConfig, key: &str, setting: &Setting<String>) -> Res
         "on_watchdog" => return action(setting, &mut config.on_watchdog),
         "type" => is_pv(setting, &["pv"])?,
         "builder" => is_pv(setting, &["generic", "linux"])?,
-        "vif" | "pci" | "vfb" | "usbdev" | "vtpm" | "p9" => nothing(key, setting)?,
+        "pci" | "vfb" | "usbdev" | "vtpm" | "p9" => nothing(key, setting)?,
         key if IGNORED.contains(&key) => return Ok(Some(format!("{key} has no effect here"))),
         key => return Ok(Some(format!("unknown setting {key}"))),
     }
@@ -305,6 +310,24 @@ fn disks(setting: &Setting<String>) -> Result<Vec<DiskConfig>, Flaw> {
         disks.push(disk);
     }
     Ok(disks)
+}
+
+fn vifs(setting: &Setting<String>) -> Result<Vec<VifConfig>, Flaw> {
+    let Value::List(entries) = &setting.value else {
+        return Err(wrong_kind(setting.at, "vif", "a list of strings", &setting.value));
+    };
+    let mut vifs: Vec<VifConfig> = Vec::new();
+    for entry in entries {
+        let Value::Text(text) = &entry.value else {
+            return Err(wrong_kind(entry.at, "an interface", "a string", &entry.value));
+        };
+        let vif = vif::parse(text, entry.at)?;
+        if let Some(mac) = vif.mac.filter(|mac| vifs.iter().any(|other| other.mac == Some(*mac))) {
+            return Err(Flaw::new(entry.at, format!("{mac} is there twice")));
+        }
+        vifs.push(vif);
+    }
+    Ok(vifs)
 }
 
 fn action(setting: &Setting<String>, slot: &mut RestartAction) -> Result<Option<String>, Flaw> {

@@ -122,6 +122,26 @@ pub enum Command {
     Domid(String),
     /// A domain's name.
     Domname(String),
+    /// Give a running domain a network interface.
+    NetworkAttach {
+        /// Who.
+        who: String,
+        /// The interface, as in a configuration.
+        vif: String,
+    },
+    /// Take an interface away.
+    NetworkDetach {
+        /// Who.
+        who: String,
+        /// Its number or address.
+        vif: String,
+        /// Do not wait for the guest's consent.
+        force: bool,
+    },
+    /// A domain's interfaces.
+    NetworkList(String),
+    /// The switches and their ports.
+    Switch,
     /// dom0's disks.
     Disks,
     /// Files on the volume.
@@ -198,6 +218,18 @@ pub const VERBS: &[Verb] = &[
     verb("block-list", "DOM", "list the disks of a domain"),
     verb("domid", "NAME", "number of a domain"),
     verb("domname", "ID", "name of a domain"),
+    verb(
+        "network-attach",
+        "DOM [KEY=VALUE ...]",
+        "give a running domain an interface, written as in a configuration",
+    ),
+    verb(
+        "network-detach",
+        "[-f] DOM NUMBER|MAC",
+        "take an interface away once the guest has let go of it; -f at once",
+    ),
+    verb("network-list", "DOM", "list a domain's network interfaces"),
+    verb("switch", "", "show the switches, their ports and what went through them"),
     verb("disks", "", "list dom0's disks"),
     verb("ls", "[PATH]", "list files on the volume"),
     verb("cat", "FILE", "show a file on the volume"),
@@ -224,7 +256,9 @@ pub fn complete(prefix: &str) -> Vec<String> {
 pub fn help(topic: Option<&str>) -> Result<String, UsageError> {
     let Some(name) = topic else {
         let lines = VERBS.iter().map(|verb| format!("{:<34} {}\n", synopsis(verb), verb.help));
-        let options = "\nOptions for list, vcpu-list, block-list, info, disks, ls: -o json\n";
+        let options = "
+Options for list, vcpu-list, block-list, network-list, switch, info, disks, ls: -o json
+";
         return Ok(lines.collect::<String>() + options);
     };
     let verb = find(name)?;
@@ -347,6 +381,16 @@ fn command(name: &str, arguments: &mut Arguments<'_>) -> Result<Command, UsageEr
         "dmesg" => Command::Dmesg,
         "domid" => Command::Domid(arguments.need()?),
         "domname" => Command::Domname(arguments.need()?),
+        "network-attach" => {
+            let who = arguments.need()?;
+            Command::NetworkAttach { who, vif: arguments.words.drain(..).collect::<Vec<_>>().join(",") }
+        }
+        "network-detach" => {
+            let force = arguments.flag("-f", "--force");
+            Command::NetworkDetach { who: arguments.need()?, vif: arguments.need()?, force }
+        }
+        "network-list" => Command::NetworkList(arguments.need()?),
+        "switch" => Command::Switch,
         "disks" => Command::Disks,
         "ls" => Command::Ls(arguments.optional().unwrap_or_else(|| "/".to_owned())),
         "cat" => Command::Cat(arguments.need()?),

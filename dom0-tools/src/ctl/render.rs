@@ -8,8 +8,8 @@ use core::fmt::Write as _;
 use serde::Serialize;
 
 use super::command::Format;
-use crate::toolstack::DeviceRow;
 use crate::toolstack::ports::{DomainInfo, HostInfo, ShutdownReason, VcpuStatus};
+use crate::toolstack::{DeviceRow, VifRow};
 
 const PAGES_PER_MIB: u64 = 256;
 const NS_PER_DECISECOND: u64 = 100_000_000;
@@ -105,6 +105,31 @@ pub fn disks_of(rows: &[DeviceRow], format: Format) -> String {
     };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
     table(&["Vdev", "BE", "state", "evt-ch", "ring-ref", "target", "BE-path"], &rows, format)
+}
+
+/// `network-list`, with `xl`'s columns and the switch.
+#[must_use]
+pub fn vifs_of(rows: &[VifRow], format: Format) -> String {
+    let shown = |value: Option<u32>| value.map_or_else(|| "-".to_string(), |value| value.to_string());
+    let row = |row: &VifRow| {
+        let (number, state) = (row.number.to_string(), row.state.to_string());
+        let rings = format!("{}/{}", shown(row.rings.0), shown(row.rings.1));
+        let (mac, bridge, backend) = (row.mac.clone(), row.bridge.clone(), row.backend.clone());
+        alloc::vec![
+            number.clone(),
+            "0".to_string(),
+            mac,
+            number,
+            state,
+            shown(row.port),
+            rings,
+            bridge,
+            backend
+        ]
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    let heads = ["Idx", "BE", "MAC", "handle", "state", "evt-ch", "tx-/rx-ring-ref", "bridge", "BE-path"];
+    table(&heads, &rows, format)
 }
 
 /// `list`.

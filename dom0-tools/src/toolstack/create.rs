@@ -169,6 +169,12 @@ impl<'a> CreateJob<'a> {
         for disk in &self.config.disks {
             self.disks.push(hotplug::check_disk(env, disk)?);
         }
+        for (number, vif) in (0..).zip(&self.config.vifs) {
+            let mac = vif.address(&self.config.name, number);
+            if nodes::has_mac(env.store, mac) {
+                return Err(Error::MacInUse(mac));
+            }
+        }
         let free = env.hv.host_info().doing("asking for free memory")?.free_pages;
         let need_kib = self.config.memory_mib * 1024 + OVERHEAD_KIB;
         let free_kib = free.saturating_mul(4);
@@ -317,6 +323,10 @@ impl<'a> CreateJob<'a> {
             .doing("connecting its console")?;
         for (disk, info) in self.config.disks.iter().zip(&self.disks) {
             nodes::vbd(env.store, dom, disk, info).doing(writing)?;
+        }
+        for (number, vif) in (0..).zip(&self.config.vifs) {
+            let mac = vif.address(&self.config.name, number);
+            nodes::vif(env.store, dom, number, vif, mac).doing(writing)?;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use pv_abi::ids::DomId;
 use pv_image::ImageError;
 
 use crate::ctl::Exit;
+use crate::net::Mac;
 
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// Another interface has this address.
+    MacInUse(Mac),
     /// A disk may not be written, and the domain wants to.
     ReadOnlyDisk(String),
     /// The domain has a device of this number already.
@@ -97,6 +100,7 @@ impl fmt::Display for Error {
             Self::Disk { target, errno: Errno::NoEnt } => write!(f, "there is no disk '{target}'"),
             Self::Disk { target, errno: Errno::Busy } => write!(f, "disk '{target}' is in use"),
             Self::Disk { target, errno } => write!(f, "disk '{target}': {}", errno.name()),
+            Self::MacInUse(mac) => write!(f, "another interface has the address {mac}"),
             Self::ReadOnlyDisk(target) => write!(f, "disk '{target}' can only be read; configure it so"),
             Self::DeviceExists { dom, name } => {
                 write!(f, "domain {} has a device '{name}' already", dom.raw())

@@ -317,6 +317,8 @@ impl Services for FakeServices {
 
     fn disks_detach(&mut self, _dom: DomId) {}
 
+    fn vifs_detach(&mut self, _dom: DomId) {}
+
     fn now_ns(&mut self) -> u64 {
         self.now_ns
     }

@@ -29,6 +29,8 @@ use crate::cfg::{DiskAccess, DiskConfig, vdev_number};
 pub enum DeviceKind {
     /// A disk.
     Vbd,
+    /// A network interface.
+    Vif,
 }
 
 impl DeviceKind {
@@ -37,6 +39,7 @@ impl DeviceKind {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Vbd => "vbd",
+            Self::Vif => "vif",
         }
     }
 }
@@ -88,7 +91,7 @@ impl Device {
         )
     }
 
-    fn exists(&self, store: &mut dyn Store) -> bool {
+    pub(super) fn exists(&self, store: &mut dyn Store) -> bool {
         store.read(&self.backend()).is_ok()
     }
 }
@@ -196,14 +199,20 @@ pub fn list_devices(env: &mut Env<'_>, dom: DomId, kind: DeviceKind) -> Result<V
 
 fn row(store: &mut dyn Store, device: &Device) -> DeviceRow {
     let (front, back) = (device.frontend(), device.backend());
-    let state = state(store, &back).unwrap_or(XenbusState::Unknown).raw();
+    let state = state_of(store, &back);
     let mut number = |name: &str| text(store, &format!("{front}/{name}"))?.trim().parse().ok();
     let (port, ring) = (number("event-channel"), number("ring-ref"));
     let target = text(store, &format!("{back}/params")).unwrap_or_default();
     DeviceRow { number: device.number, state, port, ring, target, backend: back }
 }
 
-fn text(store: &mut dyn Store, path: &str) -> Option<String> {
+/// The number of the state in a device's directory.
+pub(super) fn state_of(store: &mut dyn Store, dir: &str) -> u32 {
+    state(store, dir).unwrap_or(XenbusState::Unknown).raw()
+}
+
+/// The text of a node.
+pub(super) fn text(store: &mut dyn Store, path: &str) -> Option<String> {
     String::from_utf8(store.read(path).ok()?).ok()
 }
 

@@ -10,6 +10,7 @@
 //! | `nodes` | what a domain finds in xenstore |
 //! | `teardown` | ending a domain, also the undo of `create` |
 //! | `hotplug` | devices that come and go |
+//! | `vifs` | the same for network interfaces |
 //! | `adjust` | how many vcpus and how much memory it is asked to use |
 //! | `control` | list, look up, pause, shut down, … |
 //! | `lifecycle` | what follows when a domain has stopped by itself |
@@ -30,6 +31,7 @@ pub mod ports;
 mod teardown;
 #[cfg(test)]
 mod tests;
+mod vifs;
 
 pub use adjust::{set_memory, set_vcpus};
 pub use control::{Stop, domain_name, init_dom0, list, pause, request_stop, resolve, unpause, vcpu_list};
@@ -41,6 +43,7 @@ pub use hotplug::{
 pub use lifecycle::{Lifecycle, LifecycleEvent, RestartRequest};
 pub use ports::{Hypervisor, Services, Store};
 pub use teardown::destroy;
+pub use vifs::{VifRow, attach_vif, find_vif, list_vifs};
 
 /// The ports, as every operation gets them.
 pub struct Env<'e> {

@@ -6,13 +6,15 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 
 use super::ports::{Access, DiskInfo, Store};
-use crate::cfg::{DiskAccess, DiskConfig, DomainConfig};
+use crate::cfg::{DiskAccess, DiskConfig, DomainConfig, VifConfig};
 use crate::ctl::render::uuid as uuid_text;
+use crate::net::Mac;
 
 /// dom0's, readable by the guest.
 type Perms = ((DomId, Access), [(DomId, Access); 1]);
@@ -30,6 +32,11 @@ pub(super) fn vm(handle: &[u8; 16]) -> String {
 /// Where dom0's block back ends for a domain are.
 pub(super) fn vbd_backends(dom: DomId) -> String {
     format!("/local/domain/0/backend/vbd/{}", dom.raw())
+}
+
+/// Where dom0's network back ends for a domain are.
+pub(super) fn vif_backends(dom: DomId) -> String {
+    format!("/local/domain/0/backend/vif/{}", dom.raw())
 }
 
 const fn read_only(dom: DomId) -> Perms {
@@ -113,6 +120,15 @@ pub(super) fn rings(
     write_all(store, &format!("{home}/console"), &values)
 }
 
+/// The two directories of a device: the guest writes its own and reads the other.
+fn both_ends(store: &mut dyn Store, dom: DomId, front: &str, back: &str) -> Result<(), Errno> {
+    store.mkdir(front)?;
+    store.set_perms(front, (dom, Access::None), &[(DomId::DOM0, Access::Read)])?;
+    store.mkdir(back)?;
+    let (owner, others) = read_only(dom);
+    store.set_perms(back, owner, &others)
+}
+
 /// A block device: the front end's directory, then the back end's; the states come last, for they are
 /// what both ends wait for.
 pub(super) fn vbd(
@@ -124,11 +140,7 @@ pub(super) fn vbd(
     let number = disk.vdev.number.to_string();
     let front = format!("{}/device/vbd/{number}", home(dom));
     let back = format!("{}/{number}", vbd_backends(dom));
-    store.mkdir(&front)?;
-    store.set_perms(&front, (dom, Access::None), &[(DomId::DOM0, Access::Read)])?;
-    store.mkdir(&back)?;
-    let (owner, others) = read_only(dom);
-    store.set_perms(&back, owner, &others)?;
+    both_ends(store, dom, &front, &back)?;
     let mode = match disk.access {
         DiskAccess::ReadOnly => "r",
         DiskAccess::ReadWrite => "w",
@@ -156,4 +168,52 @@ pub(super) fn vbd(
         ("state", "1"),
     ];
     write_all(store, &back, &back_values)
+}
+
+/// A network interface, in the same order.
+pub(super) fn vif(
+    store: &mut dyn Store,
+    dom: DomId,
+    number: u32,
+    vif: &VifConfig,
+    mac: Mac,
+) -> Result<(), Errno> {
+    let (number, mac) = (number.to_string(), mac.to_string());
+    let front = format!("{}/device/vif/{number}", home(dom));
+    let back = format!("{}/{number}", vif_backends(dom));
+    both_ends(store, dom, &front, &back)?;
+    let front_values =
+        [("backend", back.as_str()), ("backend-id", "0"), ("handle", &number), ("mac", &mac), ("state", "1")];
+    write_all(store, &front, &front_values)?;
+    if !vif.addresses.is_empty() {
+        let text = |[a, b, c, d]: &[u8; 4]| format!("{a}.{b}.{c}.{d}");
+        let all: Vec<String> = vif.addresses.iter().map(text).collect();
+        store.write(&format!("{back}/ip"), all.join(" ").as_bytes())?;
+    }
+    if let Some(rate) = vif.rate {
+        store.write(&format!("{back}/rate"), format!("{},{}", rate.bytes, rate.interval_us).as_bytes())?;
+    }
+    let back_values = [
+        ("frontend", front.as_str()),
+        ("frontend-id", &dom.raw().to_string()),
+        ("online", "1"),
+        ("type", "vif"),
+        ("handle", &number),
+        ("mac", &mac),
+        ("bridge", &vif.bridge),
+        ("state", "1"),
+    ];
+    write_all(store, &back, &back_values)
+}
+
+/// Whether another interface has this address.
+pub(super) fn has_mac(store: &mut dyn Store, mac: Mac) -> bool {
+    const ROOT: &str = "/local/domain/0/backend/vif";
+    let text = mac.to_string();
+    let domains = store.directory(ROOT).unwrap_or_default();
+    domains.iter().any(|dom| {
+        let numbers = store.directory(&format!("{ROOT}/{dom}")).unwrap_or_default();
+        let of = |number: &String| format!("{ROOT}/{dom}/{number}/mac");
+        numbers.iter().any(|number| store.read(&of(number)).is_ok_and(|value| value == text.as_bytes()))
+    })
 }

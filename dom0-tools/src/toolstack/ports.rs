@@ -230,7 +230,7 @@ pub struct DiskInfo {
 }
 
 /// The other services of dom0, as far as the toolstack must tell them about a domain's coming and going.
-/// The block back end finds its devices by itself through its watch on `backend/vbd`.
+/// The block and network back ends find their devices by themselves through watches on `backend/vbd` and `backend/vif`.
 pub trait Services {
     /// The store connects to the domain: maps the ring, binds the port, fires `@introduceDomain`.
     fn store_introduce(&mut self, dom: DomId, ring: Mfn, port: EvtchnPort) -> Result<(), Errno>;
@@ -245,6 +245,8 @@ pub trait Services {
     fn disk_info(&mut self, target: &str) -> Result<DiskInfo, Errno>;
     /// Every block back end of this domain lets go of its grants and ports, whatever its state.
     fn disks_detach(&mut self, dom: DomId);
+    /// The same for its network back ends.
+    fn vifs_detach(&mut self, dom: DomId);
     /// Monotonic time, ns.
     fn now_ns(&mut self) -> u64;
     /// 16 bytes for a UUID; need not be secret, must not repeat.

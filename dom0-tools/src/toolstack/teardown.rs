@@ -23,9 +23,11 @@ pub fn destroy(env: &mut Env<'_>, dom: DomId) -> Result<(), Error> {
 /// of the parts fails: the hypervisor's answer is the result.
 pub(super) fn release(env: &mut Env<'_>, dom: DomId, handle: Option<&[u8; 16]>) -> Result<(), Errno> {
     env.services.disks_detach(dom);
+    env.services.vifs_detach(dom);
     env.services.console_detach(dom);
     env.services.store_release(dom);
-    for path in [nodes::vbd_backends(dom), nodes::home(dom)].into_iter().chain(handle.map(nodes::vm)) {
+    let own = [nodes::vbd_backends(dom), nodes::vif_backends(dom), nodes::home(dom)];
+    for path in own.into_iter().chain(handle.map(nodes::vm)) {
         if env.store.remove(&path).is_err() {
             // Once more: a second failure leaves a few bytes behind, never a domain.
             let _ = env.store.remove(&path);

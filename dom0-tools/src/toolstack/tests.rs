@@ -74,7 +74,8 @@ pub(super) fn started(world: &mut World, more: &str) -> DomId {
     create(world, &config(more), CreateOptions::default()).unwrap()
 }
 
-const DISK: &str = "disk=['phy:/dev/vdb,xvda,w']\nextra='debug'\nvcpus=2\nmaxvcpus=3";
+const DISK: &str =
+    "disk=['phy:/dev/vdb,xvda,w']\nvif=['ip=10.0.2.15,rate=8Mb/s']\nextra='debug'\nvcpus=2\nmaxvcpus=3";
 
 #[test]
 fn a_created_domain_has_all_it_needs() {
@@ -125,6 +126,25 @@ fn xenstore_describes_the_domain() {
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/params"), "/dev/vdb");
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/mode"), "w");
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/physical-device"), "fe:10");
+    let mac = crate::net::Mac::for_interface("g", 0).to_string();
+    assert_eq!(get("/local/domain/1/device/vif/0/backend"), "/local/domain/0/backend/vif/1/0");
+    assert_eq!(get("/local/domain/1/device/vif/0/mac"), mac);
+    assert_eq!(get("/local/domain/1/device/vif/0/handle"), "0");
+    assert_eq!(get("/local/domain/0/backend/vif/1/0/mac"), mac);
+    assert_eq!(get("/local/domain/0/backend/vif/1/0/bridge"), "xenbr0");
+    assert_eq!(get("/local/domain/0/backend/vif/1/0/ip"), "10.0.2.15");
+    assert_eq!(get("/local/domain/0/backend/vif/1/0/rate"), "50000,50000");
+}
+
+#[test]
+fn no_two_interfaces_have_one_address() {
+    let mut world = World::new();
+    let vif = "vif=['mac=00:16:3e:00:00:07']";
+    started(&mut world, vif);
+    let clean = world.footprint();
+    let twin = create(&mut world, &config(&alloc::format!("name='twin'\n{vif}")), CreateOptions::default());
+    assert_eq!(twin.unwrap_err().to_string(), "another interface has the address 00:16:3e:00:00:07");
+    assert_eq!(world.footprint(), clean);
 }
 
 /// Asks the store as the guest.
@@ -187,8 +207,10 @@ fn whatever_fails_leaves_nothing_behind() {
     assert!(calls > 60, "{calls}");
     for n in 1..=calls {
         let mut world = World::new();
-        // dom0's directory of back ends stays once it was made.
-        world.store.inner.mkdir("/local/domain/0/backend/vbd").unwrap();
+        // dom0's directories of back ends stay once they were made.
+        for kind in ["vbd", "vif"] {
+            world.store.inner.mkdir(&alloc::format!("/local/domain/0/backend/{kind}")).unwrap();
+        }
         world.store.inner.mkdir("/vm").unwrap();
         let clean = world.footprint();
         let at = world.faults.borrow().calls + n;

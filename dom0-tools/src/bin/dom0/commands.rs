@@ -3,6 +3,7 @@
 mod devices;
 mod domains;
 mod files;
+mod network;
 mod selftest;
 
 use alloc::rc::Rc;
@@ -102,6 +103,15 @@ async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Ou
         Command::Domname(who) => domains::domname(stack, session, &who),
         Command::Info => info(session, format),
         Command::Dmesg => dmesg(session),
+        Command::NetworkAttach { who, vif } => devices::network_attach(stack, session, &who, &vif),
+        Command::NetworkDetach { who, vif, force } => {
+            devices::network_detach(stack, session, &who, &vif, force).await
+        }
+        Command::NetworkList(who) => network::list(stack, session, &who, format),
+        Command::Switch => {
+            network::switches(stack, session, format);
+            Ok(())
+        }
         Command::Disks => files::disks(dom0, session, format),
         Command::Ls(path) => files::list(dom0, session, &path, format).await,
         Command::Cat(path) => files::cat(dom0, session, &path).await,

@@ -12,6 +12,7 @@ use crate::pci::{self, Function};
 use crate::tty::Tty;
 use crate::virtio::blk::Disk;
 use crate::virtio::console::Console;
+use crate::virtio::net::Nic;
 use crate::virtio::{self, InitError};
 
 /// What was found.
@@ -19,6 +20,8 @@ use crate::virtio::{self, InitError};
 pub(crate) struct Machine {
     /// Disks in the order of their PCI addresses: vda, vdb and so on.
     pub(crate) disks: Vec<Rc<Disk>>,
+    /// Network cards in the same order: eth0, eth1 and so on.
+    pub(crate) nics: Vec<Rc<Nic>>,
     /// The control channels.
     pub(crate) controls: Vec<Rc<Console>>,
 }
@@ -53,6 +56,13 @@ impl Machine {
                 let mode = if disk.is_read_only() { ", read-only" } else { "" };
                 tty.print(&format!("dom0: {name}: {mib} MiB{mode} at PCI {}, GSI {gsi}\n", function.place));
                 self.disks.push(disk);
+            }
+            virtio::TYPE_NET => {
+                let nic = Nic::new(self.nics.len(), function)?;
+                attach(lines, gsi, nic.clone())?;
+                let (name, mac) = (nic.name(), nic.mac());
+                tty.print(&format!("dom0: {name}: {mac} at PCI {}, GSI {gsi}\n", function.place));
+                self.nics.push(nic);
             }
             virtio::TYPE_CONSOLE => {
                 let console = Console::new(function)?;

@@ -6,6 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`pci`], [`irq`], [`virtio`], [`pages`] | the machine's devices |
+//! | [`net`] | the software switch |
 //! | [`volume`] | the FAT volume on the first disk |
 //! | [`tty`], [`session`], [`shell`], [`ctl`] | users: at the console and over the control channel |
 //! | [`commands`] | what they may ask for |
@@ -27,6 +28,8 @@ mod hv;
 mod irq;
 #[cfg(any(target_os = "none", clippy))]
 mod machine;
+#[cfg(any(target_os = "none", clippy))]
+mod net;
 #[cfg(any(target_os = "none", clippy))]
 mod pages;
 #[cfg(any(target_os = "none", clippy))]

@@ -23,6 +23,7 @@ use crate::hv::RealHypervisor;
 use crate::machine::Machine;
 use crate::services::block::BlockService;
 use crate::services::console::ConsoleService;
+use crate::services::net::NetService;
 use crate::services::xenstore::StoreService;
 use crate::sync::Waiters;
 use crate::tty::Tty;
@@ -66,6 +67,8 @@ pub(crate) struct Toolstack {
     /// The guests' consoles.
     pub(crate) consoles: ConsoleService,
     blocks: Rc<BlockService>,
+    /// Guests' interfaces and the switches.
+    pub(crate) nets: Rc<NetService>,
     machine: Rc<Machine>,
     volume: Option<Rc<Volume>>,
     lifecycle: RefCell<Lifecycle>,
@@ -112,6 +115,10 @@ impl Services for RealServices<'_> {
         self.0.blocks.detach(dom);
     }
 
+    fn vifs_detach(&mut self, dom: DomId) {
+        self.0.nets.detach(dom);
+    }
+
     fn now_ns(&mut self) -> u64 {
         time::now_ns()
     }
@@ -138,10 +145,12 @@ impl Toolstack {
     ) -> Result<Rc<Self>, Errno> {
         let store = StoreService::new();
         let blocks = BlockService::start(store.clone(), machine.clone())?;
+        let nets = NetService::start(store.clone(), &machine)?;
         let stack = Rc::new(Self {
             store,
             consoles: ConsoleService::default(),
             blocks,
+            nets,
             machine,
             volume,
             lifecycle: RefCell::default(),

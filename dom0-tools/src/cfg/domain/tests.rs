@@ -88,7 +88,13 @@ fn bad_values_are_told_where_they_stand() {
         ("disk=['phy:/a,xvda,w','phy:/b,xvda,w']", "a.cfg:4:23: xvda is there twice"),
         ("disk=['phy:/a,nope,w']", "a.cfg:4:15: 'nope' is no virtual disk's name"),
         ("type='hvm'", "a.cfg:4:6: type 'hvm' is not supported, only PV guests are"),
-        ("vif=['bridge=br0']", "a.cfg:4:5: vif devices are not supported"),
+        ("pci=['00:03.0']", "a.cfg:4:5: pci devices are not supported"),
+        ("vif=['bridge=br0,colour=red']", "a.cfg:4:18: 'colour' is not supported for an interface"),
+        ("vif='mac=1'", "a.cfg:4:5: vif must be a list of strings, not a string"),
+        (
+            "vif=['mac=00:16:3e:00:00:01','mac=00:16:3e:00:00:01']",
+            "a.cfg:4:30: 00:16:3e:00:00:01 is there twice",
+        ),
         (
             "on_crash='explode'",
             "a.cfg:4:10: unknown action 'explode', expected destroy, restart, rename-restart or preserve",

@@ -1,9 +1,10 @@
 //! Verbs that change what a running domain has: disks, vcpus, memory.
 
 use alloc::format;
+use alloc::string::ToString;
 use core::time::Duration;
 
-use dom0_tools::cfg::parse_disk;
+use dom0_tools::cfg::{VifConfig, parse_disk};
 use dom0_tools::ctl::Exit;
 use dom0_tools::ctl::command::Format;
 use dom0_tools::ctl::render;
@@ -80,6 +81,46 @@ async fn parted(stack: &Toolstack, session: &Session, device: &Device) -> Outcom
             return Err(Failure { exit: Exit::TimedOut, text });
         }
     }
+    Ok(())
+}
+
+/// `network-attach`
+pub(super) fn network_attach(stack: &Toolstack, session: &Session, who: &str, words: &str) -> Outcome {
+    let dom = resolve(stack, who)?;
+    let vif = VifConfig::from_words(words).map_err(|text| Failure { exit: Exit::Usage, text })?;
+    let (device, mac) = stack.with_env(|env| toolstack::attach_vif(env, dom, &vif))?;
+    session.out(&format!("interface {} with address {mac}\n", device.number));
+    // A domain that is made again keeps the address.
+    stack.amend(dom, |config| config.vifs.push(VifConfig { mac: Some(mac), ..vif }));
+    Ok(())
+}
+
+/// `network-detach`
+pub(super) async fn network_detach(
+    stack: &Toolstack,
+    session: &Session,
+    who: &str,
+    name: &str,
+    force: bool,
+) -> Outcome {
+    let dom = resolve(stack, who)?;
+    let (device, rows) = stack.with_env(|env| {
+        let rows = toolstack::list_vifs(env, dom)?;
+        toolstack::find_vif(env, dom, name).map(|device| (device, rows))
+    })?;
+    let domain = stack.with_env(|env| toolstack::domain_name(env, dom));
+    detach(stack, session, &device, force).await?;
+    let mac = rows.iter().find(|row| row.number == device.number).map(|row| row.mac.clone());
+    stack.amend(dom, |config| {
+        let mut number = 0;
+        config.vifs.retain_mut(|vif| {
+            let own = vif.address(&domain, number);
+            number += 1;
+            // Those behind it get other numbers when the domain is made again, but not other addresses.
+            vif.mac = Some(own);
+            Some(own.to_string()) != mac
+        });
+    });
     Ok(())
 }
 

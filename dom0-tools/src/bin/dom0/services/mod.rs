@@ -5,5 +5,7 @@
 
 pub(crate) mod block;
 pub(crate) mod console;
+pub(crate) mod net;
 mod vbd;
+mod vif;
 pub(crate) mod xenstore;

@@ -1,10 +1,11 @@
 //! virtio devices with the legacy (transitional) PCI interface: registers in an I/O BAR, one INTx line.
 //!
 //! The legacy interface is enough for QEMU's disks and consoles and needs no mapping of device memory.
-//! [`Transport`] is a device's registers, [`queue::Queue`] one of its rings, [`blk`] and [`console`] the drivers.
+//! [`Transport`] is a device's registers, [`queue::Queue`] one of its rings, [`blk`], [`console`] and [`net`] the drivers.
 
 pub(crate) mod blk;
 pub(crate) mod console;
+pub(crate) mod net;
 pub(crate) mod queue;
 
 use crate::pci::Function;
@@ -14,6 +15,8 @@ use queue::{Queue, QueueError};
 
 /// The vendor of every virtio device.
 pub(crate) const VENDOR: u16 = 0x1af4;
+/// Subsystem id of a network card.
+pub(crate) const TYPE_NET: u16 = 1;
 /// Subsystem id of a disk.
 pub(crate) const TYPE_BLOCK: u16 = 2;
 /// Subsystem id of a console.

@@ -18,6 +18,8 @@ pub(crate) const DESC_NEXT: u16 = 1;
 const DESC_INDIRECT: u16 = 4;
 /// In the used ring's flags: the device looks at the ring without being told.
 const NO_NOTIFY: u16 = 1;
+/// In the driver's ring's flags: the driver looks at the ring without being told.
+const NO_INTERRUPT: u16 = 1;
 /// The layout allows 32768; more than this many requests in flight gain nothing.
 const MAX_SIZE: u16 = 1024;
 
@@ -129,6 +131,17 @@ impl Queue {
         // Our index must be visible before the flag is read, or both sides could sleep.
         fence(Ordering::SeqCst);
         self.mem.read_u16(self.used) & NO_NOTIFY == 0
+    }
+
+    /// The device need not interrupt when it has finished a request.
+    pub(crate) fn mute(&mut self) {
+        self.mem.write_u16(self.avail, NO_INTERRUPT);
+    }
+
+    /// The device interrupts again. What it finished just before is found by looking once more.
+    pub(crate) fn unmute(&mut self) {
+        self.mem.write_u16(self.avail, 0);
+        fence(Ordering::SeqCst);
     }
 
     /// Gives back a descriptor whose request is over, or was never published.
