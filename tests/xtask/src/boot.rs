@@ -2,6 +2,7 @@
 
 use crate::failure::Result;
 use crate::images;
+use crate::networks;
 use crate::qemu::{Accel, Echo, Ended, Machine, Module, Reason};
 use crate::tools::say;
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     timeout: u64,
     #[command(flatten)]
+    card: Card,
+    #[command(flatten)]
     hardware: Hardware,
 }
 
@@ -55,6 +58,41 @@ pub(crate) struct Hardware {
     /// Further words for QEMU
     #[arg(last = true, value_name = "QEMU WORDS")]
     pub(crate) extra: Vec<String>,
+}
+
+/// A network card for dom0.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Card {
+    /// Give dom0 a network card with QEMU's user network (10.0.2.0/24, the host at 10.0.2.2) behind it
+    #[arg(long)]
+    net: bool,
+    /// Let a TCP port of 127.0.0.1 lead to a guest: PORT:ADDRESS:PORT, such as 8080:10.0.2.15:80 (implies --net)
+    #[arg(long, value_name = "PORT:ADDRESS:PORT", value_parser = forward)]
+    forward: Vec<(u16, String, u16)>,
+}
+
+/// Reads `8080:10.0.2.15:80`.
+fn forward(text: &str) -> std::result::Result<(u16, String, u16), String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let [host, address, guest] = parts.as_slice() else {
+        return Err("expected PORT:ADDRESS:PORT".into());
+    };
+    let port = |text: &str| text.parse::<u16>().map_err(|_| format!("'{text}' is no port"));
+    let address: std::net::Ipv4Addr =
+        address.parse().map_err(|_| format!("'{address}' is no IPv4 address"))?;
+    Ok((port(host)?, address.to_string(), port(guest)?))
+}
+
+impl Card {
+    /// QEMU's words for it.
+    pub(crate) fn words(&self) -> Vec<String> {
+        if !self.net && self.forward.is_empty() {
+            return Vec::new();
+        }
+        let forwards: Vec<(u16, &str, u16)> =
+            self.forward.iter().map(|(host, address, port)| (*host, address.as_str(), *port)).collect();
+        networks::card(&forwards)
+    }
 }
 
 impl Hardware {
@@ -85,6 +123,7 @@ impl BootArgs {
             .modules
             .extend(self.ramdisk.iter().map(|file| Module { file: file.clone(), args: String::new() }));
         self.hardware.apply(&mut machine);
+        machine.extra.extend(self.card.words());
         let limit = if self.timeout == 0 { Duration::MAX } else { Duration::from_secs(self.timeout) };
         let ended = machine.run(limit.min(Duration::from_secs(u64::from(u32::MAX))), Echo::On)?;
         Ok(report(&ended))

@@ -155,6 +155,10 @@ fn build_part(world: &World, part: &Part) -> Result<()> {
     for package in packages {
         cargo.args(["-p", package]);
     }
+    if part.binaries.iter().any(|binary| binary.package == "pv-guest-kernel") {
+        // Examples may need any of the SDK's features.
+        cargo.args(["--features", "pv-guest-kernel/smoltcp"]);
+    }
     for binary in &part.binaries {
         cargo.arg(binary.kind.0).arg(&binary.name);
     }

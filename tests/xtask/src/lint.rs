@@ -27,7 +27,10 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 fn clippy_host() -> Outcome {
-    cargo_lint("clippy", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo_lint(
+        "clippy",
+        &["clippy", "--quiet", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+    )
 }
 
 /// Runs a cargo subcommand that may not be installed.
@@ -50,7 +53,8 @@ fn clippy_bare() -> Outcome {
         ));
     }
     for (package, binaries) in BARE {
-        let words = ["clippy", "--quiet", "--target", TARGET, "-p", package, "--lib", binaries];
+        let words =
+            ["clippy", "--quiet", "--target", TARGET, "-p", package, "--all-features", "--lib", binaries];
         let words: Vec<&str> =
             words.into_iter().filter(|word| *word != "--lib" || package != "xen-like-hv").collect();
         let outcome = cargo_lint("clippy", &[words.as_slice(), &["--", "-D", "warnings"]].concat());

@@ -1,6 +1,6 @@
 //! `cargo xtask run`, `pvctl` and `gdb`: a system for a person.
 
-use crate::boot::Hardware;
+use crate::boot::{Card, Hardware};
 use crate::failure::{Failure, Result};
 use crate::images::{self, Profile};
 use crate::paths;
@@ -30,6 +30,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]
+    card: Card,
+    #[command(flatten)]
     hardware: Hardware,
 }
 
@@ -40,9 +42,11 @@ impl RunArgs {
         if !self.no_build {
             images::build_for(self.hardware.hv.as_deref())?;
         }
+        let mut hardware = self.hardware.clone();
+        hardware.extra.extend(self.card.words());
         let plan = Plan {
             name: String::new(),
-            hardware: self.hardware.clone(),
+            hardware,
             dom0_args: String::new(),
             volume: standard_volume(),
             disks: self.disk.clone(),

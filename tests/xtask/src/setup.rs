@@ -27,6 +27,8 @@ pub(crate) const QEMU: Tool = Tool { binary: "qemu-system-x86_64", package: "qem
 pub(crate) const MKE2FS: Tool = Tool { binary: "mke2fs", package: "e2fsprogs" };
 /// Makes FAT volumes.
 pub(crate) const MTOOLS: Tool = Tool { binary: "mformat", package: "mtools" };
+/// Measures networks; only the long tests do.
+pub(crate) const IPERF3: Tool = Tool { binary: "iperf3", package: "iperf3" };
 /// The debugger.
 pub(crate) const GDB: Tool = Tool { binary: "gdb", package: "gdb" };
 

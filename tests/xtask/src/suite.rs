@@ -7,7 +7,7 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{bench, guests, host, lint, linux, machines, systems, tooling};
+use crate::{bench, guests, host, lint, linux, machines, networks, systems, throughput, tooling};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -121,6 +121,8 @@ fn all() -> Vec<Case> {
     cases.extend(linux::cases());
     cases.extend(systems::cases());
     cases.extend(tooling::cases());
+    cases.extend(networks::cases());
+    cases.extend(throughput::cases());
     cases.extend(bench::cases());
     cases
 }

@@ -20,7 +20,9 @@ const SMP: [u32; 3] = [1, 2, 4];
 const DOMU: &str = "domu_";
 /// How long such a guest may take.
 const LIMIT: Duration = Duration::from_secs(90);
-/// The disk that such a guest has.
+/// What such a guest has: a disk, and an interface on a switch that leads nowhere.
+const DEVICES: &str = "disk = [ 'phy:/dev/vdb,xvda,w' ]\nvif = [ 'bridge=inner' ]\n";
+/// The size of the disk.
 const DISK_BYTES: usize = 4 << 20;
 
 /// The cases of these stages.
@@ -87,7 +89,7 @@ fn config(name: &str, kernel: &str, memory: u32, more: &str) -> String {
 fn run_domu(guest: &str, context: &Context) -> Result<Outcome> {
     let mut volume = Volume::default();
     volume.add(&images::guest(guest), guest);
-    volume.add_text("guest.cfg", &config("guest", guest, 32, "disk = [ 'phy:/dev/vdb,xvda,w' ]\n"));
+    volume.add_text("guest.cfg", &config("guest", guest, 32, DEVICES));
     let disk = paths::run().join(format!("{guest}.img"));
     paths::write(&disk, vec![0; DISK_BYTES])?;
     with_system(guest, volume, vec![disk], context, |system| {
