@@ -3,7 +3,6 @@
 
 use crate::cpio::Archive;
 use crate::failure::{Failure, Result};
-use crate::linux;
 use crate::networks::{self, LINUX};
 use crate::paths;
 use crate::setup;
