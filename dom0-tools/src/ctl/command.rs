@@ -168,6 +168,8 @@ pub enum Command {
         /// The configuration's path on the volume.
         file: String,
     },
+    /// How long the hypervisor has run.
+    Uptime,
     /// About the verbs, or one.
     Help(Option<String>),
 }
@@ -210,6 +212,7 @@ pub const VERBS: &[Verb] = &[
     verb("wait", "DOM", "wait until a domain has ended"),
     verb("info", "", "show facts about the machine"),
     verb("dmesg", "", "show the hypervisor's log"),
+    verb("uptime", "", "show how long the hypervisor has run, in nanoseconds"),
     verb("vcpu-list", "[DOM]", "list vcpus"),
     verb("vcpu-set", "DOM N", "ask a domain to use its first N vcpus"),
     verb("mem-set", "DOM MIB", "ask a domain to use so much memory"),
@@ -377,6 +380,7 @@ fn command(name: &str, arguments: &mut Arguments<'_>) -> Result<Command, UsageEr
         "console" => Command::Console(arguments.need()?),
         "log" => Command::Log(arguments.need()?),
         "wait" => Command::Wait(arguments.need()?),
+        "uptime" => Command::Uptime,
         "info" => Command::Info,
         "dmesg" => Command::Dmesg,
         "domid" => Command::Domid(arguments.need()?),

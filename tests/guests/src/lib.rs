@@ -27,6 +27,7 @@ pub mod call;
 pub mod claims;
 pub mod entries;
 pub mod frames;
+pub mod meter;
 pub mod timer;
 pub mod user;
 mod verdict;

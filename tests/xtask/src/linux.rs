@@ -28,7 +28,7 @@ struct Plan {
 
 /// What runs before each script. Verdicts go through the kernel's log: a kernel that is not made to be dom0 gives its
 /// programs no console.
-const PROLOGUE: &str = "#!/bin/busybox sh
+pub(crate) const PROLOGUE: &str = "#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -99,7 +99,8 @@ fn files(name: &str, script: &str) -> Result<std::result::Result<(PathBuf, PathB
     Ok(Ok((kernel, ramdisk)))
 }
 
-fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
+/// A ramdisk with a busybox whose first program is a script.
+pub(crate) fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
     let program = fs::read(busybox).map_err(|error| Failure::at(busybox, &error))?;
     let mut archive = Archive::default();
     for dir in ["bin", "dev", "proc", "sys"] {
@@ -151,7 +152,7 @@ fn is_static(path: &Path) -> bool {
 }
 
 /// Downloads a package of the distribution and unpacks it; where it is.
-fn unpacked(package: &str) -> Option<PathBuf> {
+pub(crate) fn unpacked(package: &str) -> Option<PathBuf> {
     let dir = paths::target().join("linux").join(package);
     if dir.join("complete").exists() {
         return Some(dir);

@@ -123,7 +123,7 @@ fn all() -> Vec<Case> {
     cases.extend(tooling::cases());
     cases.extend(networks::cases());
     cases.extend(throughput::cases());
-    cases.extend(bench::cases());
+    cases.extend(bench::budget::cases());
     cases
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 
 const SECTION: &str = ".symbols";
 const SHT_SYMTAB: u32 = 2;
+const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 const SYMBOL_BYTES: usize = 24;
 /// Names are shortened to this length when the table does not fit, and then again to half of it.
@@ -36,6 +37,13 @@ pub(crate) fn embed(image: &Path) -> Result<()> {
     fs::write(image, file).map_err(|error| Failure::at(image, &error))
 }
 
+/// The functions of an image by address, and the labels of its assembly.
+pub(crate) fn of(image: &Path) -> Result<Vec<(u64, String)>> {
+    let file = fs::read(image).map_err(|error| Failure::at(image, &error))?;
+    let found = sections(&file).and_then(|sections| named(&file, &sections, &[STT_NOTYPE, STT_FUNC]));
+    found.ok_or_else(|| Failure::new(format!("{}: no ELF64 file with symbols", image.display())))
+}
+
 /// The table with whole names if they fit, else with shorter ones.
 fn fitting(symbols: &[(u64, String)], room: usize) -> Result<Vec<u8>> {
     let mut limit = usize::MAX;
@@ -54,14 +62,19 @@ fn fitting(symbols: &[(u64, String)], room: usize) -> Result<Vec<u8>> {
 
 /// The functions of the symbol table by address, one name for each.
 fn functions(file: &[u8], sections: &[Section]) -> Option<Vec<(u64, String)>> {
+    named(file, sections, &[STT_FUNC])
+}
+
+/// The symbols of some kinds by address, one name for each.
+fn named(file: &[u8], sections: &[Section], kinds: &[u8]) -> Option<Vec<(u64, String)>> {
     let table = sections.iter().find(|section| section.kind == SHT_SYMTAB)?;
     let names = sections.get(table.link)?;
     let bytes = file.get(table.offset..table.offset.checked_add(table.size)?)?;
     let mut found: Vec<(u64, String)> = Vec::new();
     for entry in bytes.chunks_exact(SYMBOL_BYTES) {
-        let is_function = entry.get(4)? & 0xf == STT_FUNC;
+        let is_wanted = kinds.contains(&(entry.get(4)? & 0xf));
         let address = u64::from_le_bytes(entry.get(8..16)?.try_into().ok()?);
-        if is_function && address != 0 {
+        if is_wanted && address != 0 {
             let name = text(file, names.offset + word(entry, 0)?)?;
             // Without the hash that tells crate versions apart.
             found.push((address, format!("{:#}", rustc_demangle::demangle(&name))));

@@ -6,6 +6,7 @@ mod files;
 mod network;
 mod selftest;
 
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::cell::Cell;
@@ -110,6 +111,10 @@ async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Ou
         Command::NetworkList(who) => network::list(stack, session, &who, format),
         Command::Switch => {
             network::switches(stack, session, format);
+            Ok(())
+        }
+        Command::Uptime => {
+            session.out(&format!("up {} ns\n", pv_guest_kernel::time::now_ns()));
             Ok(())
         }
         Command::Disks => files::disks(dom0, session, format),

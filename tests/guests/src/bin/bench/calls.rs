@@ -1,6 +1,5 @@
 //! Hypercalls that do next to nothing: what is left is the way in and out.
 
-use crate::meter::Meter;
 use pv_abi::console::ConsoleIoOp;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::ids::DomId;
@@ -10,6 +9,7 @@ use pv_abi::pte::Pte;
 use pv_guest_kernel::hypercall::raw;
 use pv_guest_kernel::memory::{Pages, Prot};
 use test_guests::entries::Entries;
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure_eq};
 
 /// Frames that come and go in one call.

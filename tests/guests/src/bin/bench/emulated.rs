@@ -2,10 +2,10 @@
 
 #![expect(unsafe_code, reason = "privileged instructions")]
 
-use crate::meter::Meter;
 use core::arch::asm;
 use pv_guest_kernel::arch::cpu;
 use test_guests::Claim;
+use test_guests::meter::Meter;
 
 /// A port without a device, for the pause that old hardware needs.
 const PORT: u16 = 0x80;

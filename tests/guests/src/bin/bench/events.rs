@@ -1,6 +1,5 @@
 //! Events to oneself.
 
-use crate::meter::Meter;
 use crate::stubs::EventStub;
 use core::sync::atomic::Ordering;
 use pv_abi::evtchn::{EvtchnAllocUnbound, EvtchnClose, EvtchnOp, EvtchnSend, EvtchnStatus, EvtchnUnmask};
@@ -8,6 +7,7 @@ use pv_abi::hypercall::Hypercall;
 use pv_abi::ids::{DomId, VcpuId};
 use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::shared;
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure, ensure_eq};
 
 pub(crate) fn measure(meter: &Meter) -> Claim {

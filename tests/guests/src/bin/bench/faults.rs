@@ -1,11 +1,11 @@
 //! Exceptions and system calls, handled by stubs of a few instructions.
 
-use crate::meter::Meter;
 use crate::stubs;
 use pv_guest_kernel::memory::Prot;
 use pv_guest_kernel::memory::user::UserSpace;
 use pv_guest_kernel::memory::vmap::Range;
 use test_guests::Claim;
+use test_guests::meter::Meter;
 
 /// Where the user program is, and its data.
 const CODE: u64 = 0x40_0000;

@@ -1,6 +1,5 @@
 //! Grants to oneself.
 
-use crate::meter::Meter;
 use alloc::vec::Vec;
 use pv_abi::grant::{
     GntcopyFlags, GntmapFlags, GnttabCopy, GnttabCopyPtr, GnttabMapGrantRef, GnttabOp, GnttabUnmapGrantRef,
@@ -10,6 +9,7 @@ use pv_abi::ids::{DomId, GrantRef};
 use pv_guest_kernel::grant::{Access, GrantedPages};
 use pv_guest_kernel::memory::SharedPages;
 use pv_guest_kernel::memory::vmap::Range;
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure, ensure_eq};
 
 /// Entries of a batch.

@@ -13,16 +13,15 @@ mod emulated;
 mod events;
 mod faults;
 mod grants;
-mod meter;
 mod segments;
 mod stubs;
 mod tables;
 mod times;
 mod trees;
 
-use meter::Meter;
 use pv_guest_kernel::Context;
 use test_guests::Claim;
+use test_guests::meter::Meter;
 
 test_guests::claim!(operations_are_measured);
 

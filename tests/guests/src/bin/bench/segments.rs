@@ -1,6 +1,5 @@
 //! Descriptors, segment bases, debug registers, and what a switch between tasks is made of.
 
-use crate::meter::Meter;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::ids::MachAddr;
 use pv_abi::mmu::{MmuextCmd, UvmFlags};
@@ -11,6 +10,7 @@ use pv_guest_kernel::hypercall::mmu;
 use pv_guest_kernel::memory::user::UserSpace;
 use pv_guest_kernel::memory::{Pages, Prot, table};
 use test_guests::entries::Entries;
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure_eq};
 
 /// Entries of a table of one page.

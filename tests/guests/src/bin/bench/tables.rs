@@ -1,6 +1,5 @@
 //! Entries of page tables, and what is forgotten when they change.
 
-use crate::meter::Meter;
 use alloc::vec::Vec;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::mmu::{MmuUpdate, MmuextCmd, UvmFlags};
@@ -9,6 +8,7 @@ use pv_abi::vm_assist::{VmAssist, VmAssistCmd};
 use pv_guest_kernel::hypercall::mmu;
 use pv_guest_kernel::memory::vmap::Range;
 use pv_guest_kernel::memory::{Pages, Prot, p2m, table};
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure_eq};
 
 /// Entries of the long list.

@@ -1,11 +1,11 @@
 //! Time and the scheduler.
 
-use crate::meter::Meter;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::sched::SchedOp;
 use pv_abi::vcpu::{VcpuOp, VcpuSetSingleshotTimer};
 use pv_guest_kernel::time;
+use test_guests::meter::Meter;
 use test_guests::{Claim, call, ensure, ensure_eq};
 
 /// A time that does not come while this runs.

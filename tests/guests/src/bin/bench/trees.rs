@@ -1,12 +1,12 @@
 //! Whole page tables: validated by pinning, given back by unpinning, loaded.
 
-use crate::meter::Meter;
 use pv_abi::ids::Mfn;
 use pv_abi::mmu::{MmuextCmd, UvmFlags};
 use pv_abi::pte::{ENTRIES_PER_TABLE, Pte, PteFlags};
 use pv_guest_kernel::hypercall::mmu;
 use pv_guest_kernel::memory::user::UserSpace;
 use pv_guest_kernel::memory::{DIRECT_MAP, PAGE_SIZE, Pages, Prot, p2m, table};
+use test_guests::meter::Meter;
 use test_guests::{Claim, Trouble, call, ensure_eq};
 
 /// L1 tables of the tree.

@@ -1,8 +1,8 @@
 //! Running an operation again and again and telling what it costs.
 
+use crate::{Claim, Trouble};
 use pv_guest_kernel::arch::cpu::rdtsc_ordered;
 use pv_guest_kernel::{Context, println, time};
-use test_guests::{Claim, Trouble};
 
 /// Operations of a batch, unless the command line says otherwise.
 const ROUNDS: u64 = 32;
@@ -12,14 +12,14 @@ const BATCHES: u64 = 6;
 const WARM_UP: u64 = 4;
 
 /// What to measure, and how often.
-pub(crate) struct Meter {
+pub struct Meter {
     only: Option<&'static str>,
     rounds: u64,
 }
 
 impl Meter {
     /// As the command line says.
-    pub(crate) fn new(context: &'static Context) -> Claim<Self> {
+    pub fn new(context: &'static Context) -> Claim<Self> {
         let rounds = match context.option("rounds") {
             Some(text) => text.parse().map_err(|_| Trouble::error("rounds= takes a number"))?,
             None => ROUNDS,
@@ -28,12 +28,12 @@ impl Meter {
     }
 
     /// Whether this row is to be measured.
-    pub(crate) fn wants(&self, name: &str) -> bool {
+    pub fn wants(&self, name: &str) -> bool {
         self.only.is_none_or(|only| only == name)
     }
 
     /// Prints the cost of `operation` for each of the `parts` that one run of it has.
-    pub(crate) fn row(&self, name: &str, parts: u64, mut operation: impl FnMut() -> Claim) -> Claim {
+    pub fn row(&self, name: &str, parts: u64, mut operation: impl FnMut() -> Claim) -> Claim {
         let rounds = self.rounds;
         self.batches(name, rounds * parts, || {
             for _ in 0..rounds {
@@ -44,7 +44,7 @@ impl Meter {
     }
 
     /// As [`row`](Self::row) for an operation that takes long: an eighth of the rounds.
-    pub(crate) fn long_row(&self, name: &str, parts: u64, mut operation: impl FnMut() -> Claim) -> Claim {
+    pub fn long_row(&self, name: &str, parts: u64, mut operation: impl FnMut() -> Claim) -> Claim {
         let rounds = (self.rounds / 8).max(1);
         self.batches(name, rounds * parts, || {
             for _ in 0..rounds {
@@ -55,7 +55,7 @@ impl Meter {
     }
 
     /// As [`row`](Self::row) for something that goes round by itself: `batch` is told how often.
-    pub(crate) fn loop_row(&self, name: &str, mut batch: impl FnMut(u64) -> Claim) -> Claim {
+    pub fn loop_row(&self, name: &str, mut batch: impl FnMut(u64) -> Claim) -> Claim {
         let rounds = self.rounds;
         self.batches(name, rounds, || batch(rounds))
     }

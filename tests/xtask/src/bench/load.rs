@@ -1,0 +1,159 @@
+//! Linux as the load: Debian's kernel with a ramdisk of busybox, as dom0 and as a guest that our dom0 makes on either
+//! hypervisor.
+//!
+//! The machine counts instructions, and Linux's clock goes by them; so a time in nanoseconds is a number of instructions.
+
+use super::figures::{self, Clock, Figure, Side};
+use super::parts::Scene;
+use crate::failure::{Failure, Result};
+use crate::linux;
+use crate::paths;
+use crate::qemu::{Echo, Module};
+use crate::tools::say;
+use crate::volume::Volume;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(600);
+/// Words for the kernel.
+const WORDS: &str = "console=hvc0 panic=1 loglevel=3";
+/// What the load says when it is through.
+const PROOF: &str = "LOAD DONE";
+
+/// Each load is a name, how often it is done, and what. The clock that the shell reads without a process of its own has
+/// steps of 10 ms, which are ten million instructions; a load takes some hundred million.
+const LOADS: [(&str, u32, &str); 6] = [
+    ("fork_and_exec", 200, "while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done"),
+    ("fork", 300, "while [ $i -lt 300 ]; do (:); i=$((i+1)); done"),
+    ("pipe_round_trip", 2000, "while [ $i -lt 2000 ]; do echo x >&4; read y <&5; i=$((i+1)); done"),
+    ("small_read_and_write", 50000, "dd if=/dev/zero of=/dev/null bs=1 count=50000 2>/dev/null"),
+    ("file_write_of_4096_bytes", 8000, "dd if=/dev/zero of=/file bs=4k count=8000 2>/dev/null; rm /file"),
+    ("page_fault", 12288, "dd if=/dev/zero of=/dev/null bs=48M count=1 2>/dev/null"),
+];
+
+/// The first program: `say` and `clock` are the shell's own, so that nothing else runs while a load is measured.
+fn script(prefix: &str, say: &str) -> String {
+    let mut text = linux::PROLOGUE.to_owned();
+    text.push_str(say);
+    text.push_str("clock() { read up rest </proc/uptime; now=${up%.*}${up#*.}; }\n");
+    text.push_str("bench() { say \"BENCH $1 $2 $(( $3 / $2 )) $(( $3 / $2 ))\"; }\n");
+    text.push_str("clock; booted=${now}0000000\nsay UP\n");
+    text.push_str(
+        "mkfifo /there /back; (while read x; do echo y; done </there >/back) & exec 4>/there 5</back\n",
+    );
+    for (name, count, what) in LOADS {
+        text.push_str(&format!(
+            "i=0; clock; start=$now; {what}; clock; bench {prefix}_{name} {count} $(( (now - start) * 10000000 ))\n"
+        ));
+    }
+    text.push_str(&format!("bench {prefix}_boot_to_init 1 $booted\n"));
+    text.push_str(&format!("say '{PROOF}'\nsleep 1\npoweroff -f\nsleep 60\n"));
+    text
+}
+
+/// A guest has a console; a kernel that is not made to be dom0 has only its log.
+const SAY_TO_CONSOLE: &str = "mknod /dev/hvc0 c 229 0; say() { echo \"$*\" >/dev/hvc0; }\n";
+const SAY_TO_LOG: &str = "say() { echo \"<1>$*\" >/dev/kmsg; }\n";
+
+/// Measures on one hypervisor.
+pub(crate) fn measure(side: &Side) -> Result<Vec<Figure>> {
+    let mut all = guest(side)?;
+    say("  Linux as dom0");
+    all.extend(dom0(side)?);
+    Ok(all)
+}
+
+fn files(name: &str, script: &str) -> Result<PathBuf> {
+    let busybox = linux::busybox()
+        .ok_or_else(|| Failure::missing("there is no busybox: apt install busybox-static"))?;
+    let ramdisk = paths::target().join("linux").join(format!("bench-{name}.cpio"));
+    paths::write(&ramdisk, linux::archive(&busybox, script)?)?;
+    Ok(ramdisk)
+}
+
+fn kernel(found: Option<PathBuf>) -> Result<PathBuf> {
+    found.ok_or_else(|| {
+        Failure::missing("there is no Linux: apt install linux-image-cloud-amd64 linux-image-amd64")
+    })
+}
+
+/// Made by our dom0: how long from the command to the end of a guest that powers off at once, and the loads.
+fn guest(side: &Side) -> Result<Vec<Figure>> {
+    let kernel = kernel(linux::kernel())?;
+    let mut volume = Volume::default();
+    volume.add(&kernel, "vmlinuz");
+    let short = files("short", &format!("{}poweroff -f\nsleep 60\n", linux::PROLOGUE))?;
+    let long = files("guest", &script("linux_guest", SAY_TO_CONSOLE))?;
+    for (name, ramdisk) in [("short", &short), ("long", &long)] {
+        volume.add(ramdisk, &format!("{name}.cpio"));
+        volume.add_text(
+            &format!("{name}.cfg"),
+            &format!(
+                "name = \"{name}\"\nkernel = \"vmlinuz\"\nramdisk = \"{name}.cpio\"\nmemory = 256\nvcpus = 1\n\
+                 extra = \"{WORDS}\"\non_poweroff = \"destroy\"\non_crash = \"destroy\"\n"
+            ),
+        );
+    }
+    // The first one brings the files from the disk, whose time is nobody's instructions.
+    let commands = "create -p short.cfg; destroy short; uptime; create short.cfg; wait short; uptime; \
+                    create long.cfg; wait long; log long";
+    let scene = Scene { name: "linux".into(), smp: 1, memory: 1024, volume, commands: commands.into() };
+    let console = scene.console(side, Clock::Instructions, LIMIT, PROOF)?;
+    let times: Vec<u64> = console.lines().filter_map(uptime).collect();
+    let mut all = figures::read(&console);
+    if let [start, end] = times[..] {
+        let took = end.saturating_sub(start);
+        let name = "linux_create_to_init_and_poweroff".into();
+        all.push(Figure { name, operations: 1, instructions: took, nanoseconds: took });
+    }
+    Ok(all)
+}
+
+/// `up N ns`
+fn uptime(line: &str) -> Option<u64> {
+    line.trim().strip_prefix("up ")?.strip_suffix(" ns")?.parse().ok()
+}
+
+/// As dom0: no toolstack takes part.
+fn dom0(side: &Side) -> Result<Vec<Figure>> {
+    let kernel = kernel(full_kernel().or_else(linux::kernel))?;
+    let mut machine = side.machine(Clock::Instructions, &kernel, WORDS);
+    machine.memory = 1024;
+    machine.hypervisor_args.push_str(" dom0_mem=512M dom0_max_vcpus=1");
+    let ramdisk = files("dom0", &script("linux_dom0", SAY_TO_LOG))?;
+    machine.modules.push(Module { file: ramdisk, args: String::new() });
+    let ended = machine.run(LIMIT, Echo::Off)?;
+    if ended.console.contains(PROOF) {
+        return Ok(figures::read(&ended.console));
+    }
+    Err(Failure::new(format!("Linux as dom0 did not do its load\n{}", ended.console)))
+}
+
+/// A kernel that is made to be dom0, too.
+fn full_kernel() -> Option<PathBuf> {
+    let fits = |path: &Path| {
+        let name = paths::file_name(path);
+        name.starts_with("vmlinuz-")
+            && name.ends_with("-amd64")
+            && !name.contains("cloud")
+            && std::fs::File::open(path).is_ok()
+    };
+    paths::list(Path::new("/boot"), fits).pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_from_dom0s_answers() {
+        assert_eq!(uptime("up 123456 ns\r"), Some(123_456));
+        assert_eq!(uptime("up and away"), None);
+    }
+
+    #[test]
+    fn the_script_measures_every_load() {
+        let text = script("p", SAY_TO_LOG);
+        assert!(LOADS.iter().all(|(name, ..)| text.contains(&format!("bench p_{name} "))));
+    }
+}
