@@ -217,7 +217,7 @@ pub const VERBS: &[Verb] = &[
     verb("vcpu-set", "DOM N", "ask a domain to use its first N vcpus"),
     verb("mem-set", "DOM MIB", "ask a domain to use so much memory"),
     verb("block-attach", "DOM DISK", "give a running domain a disk, written as in a configuration"),
-    verb("block-detach", "[-f] DOM VDEV", "take a disk from a running domain; -f even if it does not let go"),
+    verb("block-detach", "[-f] DOM VDEV", "take a disk from a running domain; -f also if it does not let go"),
     verb("block-list", "DOM", "list the disks of a domain"),
     verb("domid", "NAME", "number of a domain"),
     verb("domname", "ID", "name of a domain"),

@@ -10,6 +10,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef, Mfn, Pfn, VcpuId};
 use pv_image::{BuildConfig, FrameMap, KernelImage, PageKind, Plan, Role, init_shared_info};
 
@@ -200,6 +201,9 @@ impl<'a> CreateJob<'a> {
         env.hv.set_max_vcpus(dom, self.config.maxvcpus).doing("giving it vcpus")?;
         let max_kib = self.config.maxmem_mib * 1024 + MAX_MEM_SLACK_KIB;
         env.hv.set_max_mem(dom, max_kib).doing("setting its memory limit")?;
+        // Room to grow into: a balloon knows of no memory beyond its map.
+        let map_bytes = self.config.maxmem_mib * PAGES_PER_MIB * PAGE_SIZE as u64;
+        env.hv.set_memory_map(dom, map_bytes).doing("setting its memory map")?;
         let pages = usize::try_from(nr_pages(self.config)).unwrap_or(usize::MAX);
         if self.mfns.try_reserve_exact(pages).is_err() {
             return Err(Error::Refused { doing: "planning its memory", errno: pv_abi::errno::Errno::NoMem });

@@ -42,6 +42,7 @@ pub(super) struct FakeDomain {
     pub(super) pinned: Option<Mfn>,
     pub(super) grants: BTreeMap<u32, (DomId, Mfn)>,
     pub(super) ports: u32,
+    pub(super) map_bytes: u64,
     pub(super) vcpu0: Option<(InitialVcpu, Mfn)>,
     pub(super) hypercall_page: Option<Mfn>,
 }
@@ -91,6 +92,7 @@ impl Hypervisor for FakeHypervisor {
             pinned: None,
             grants: BTreeMap::new(),
             ports: 0,
+            map_bytes: 0,
             vcpu0: None,
             hypercall_page: None,
         };
@@ -112,6 +114,11 @@ impl Hypervisor for FakeHypervisor {
 
     fn set_max_mem(&mut self, dom: DomId, kib: u64) -> Result<(), Errno> {
         self.dom("set_max_mem", dom)?.info.max_pages = kib / 4;
+        Ok(())
+    }
+
+    fn set_memory_map(&mut self, dom: DomId, bytes: u64) -> Result<(), Errno> {
+        self.dom("set_memory_map", dom)?.map_bytes = bytes;
         Ok(())
     }
 

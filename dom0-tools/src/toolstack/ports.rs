@@ -146,6 +146,8 @@ pub trait Hypervisor {
     fn set_max_vcpus(&mut self, dom: DomId, vcpus: u32) -> Result<(), Errno>;
     /// `XEN_DOMCTL_max_mem`, KiB.
     fn set_max_mem(&mut self, dom: DomId, kib: u64) -> Result<(), Errno>;
+    /// `XENMEM_set_memory_map`: one range of RAM from 0 on.
+    fn set_memory_map(&mut self, dom: DomId, bytes: u64) -> Result<(), Errno>;
     /// `XENMEM_populate_physmap` of single pages: pfns `first..first + mfns.len()`; fills `mfns` and
     /// says how many were got (fewer when memory ran out). The hypervisor sets the M2P entries.
     fn populate(&mut self, dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize, Errno>;

@@ -84,6 +84,7 @@ fn a_created_domain_has_all_it_needs() {
     let domain = &world.hv.domains[&dom];
     assert_eq!(domain.info.tot_pages, 2048);
     assert_eq!((domain.info.max_vcpu_id, domain.info.paused), (2, false));
+    assert_eq!(domain.map_bytes, 8 << 20);
     let (vcpu, cr3) = domain.vcpu0.unwrap();
     assert_eq!((vcpu.rip.raw(), Some(cr3)), (0x10_0000, domain.pinned));
     assert_eq!(cr3, domain.p2m[&vcpu.cr3.raw()]);

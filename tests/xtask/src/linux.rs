@@ -114,23 +114,45 @@ pub(crate) fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// Debian's kernel for cloud machines, or any other that is installed, or a downloaded one.
+/// Debian's kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    /// For cloud machines, packed with LZ4.
+    Cloud,
+    /// For all machines, packed with XZ.
+    Generic,
+}
+
+impl Flavour {
+    fn package(self) -> &'static str {
+        match self {
+            Self::Cloud => "linux-image-cloud-amd64",
+            Self::Generic => "linux-image-amd64",
+        }
+    }
+
+    /// The kernel, installed or downloaded.
+    pub(crate) fn kernel(self) -> Option<PathBuf> {
+        let fits = |path: &Path| {
+            let name = paths::file_name(path);
+            let is_cloud = name.ends_with("-cloud-amd64");
+            let is_ours = name.starts_with("vmlinuz-") && name.ends_with("-amd64");
+            is_ours && is_cloud == (self == Self::Cloud) && fs::File::open(path).is_ok()
+        };
+        paths::list(Path::new("/boot"), fits).pop().or_else(|| downloaded_kernel(self.package()))
+    }
+}
+
+/// Debian's kernel for cloud machines, or the other, unless the caller has one of their own.
 pub(crate) fn kernel() -> Option<PathBuf> {
     if let Some(file) = env::var_os("XTASK_LINUX") {
         return Some(PathBuf::from(file));
     }
-    let boot = |ending: &str| {
-        let fits = |path: &Path| {
-            let name = paths::file_name(path);
-            name.starts_with("vmlinuz-") && name.ends_with(ending) && fs::File::open(path).is_ok()
-        };
-        paths::list(Path::new("/boot"), fits).pop()
-    };
-    boot("cloud-amd64").or_else(|| boot("amd64")).or_else(downloaded_kernel)
+    Flavour::Cloud.kernel().or_else(|| Flavour::Generic.kernel())
 }
 
-fn downloaded_kernel() -> Option<PathBuf> {
-    let text = tools::output(Command::new("apt-cache").args(["depends", "linux-image-cloud-amd64"]))?;
+fn downloaded_kernel(meta: &str) -> Option<PathBuf> {
+    let text = tools::output(Command::new("apt-cache").args(["depends", meta]))?;
     let package = text.lines().find_map(|line| line.trim().strip_prefix("Depends: "))?.trim().to_owned();
     let dir = unpacked(&package)?;
     paths::list(&dir.join("boot"), |path| paths::file_name(path).starts_with("vmlinuz-")).pop()

@@ -10,6 +10,8 @@ mod claims;
 mod cli;
 mod cpio;
 mod demo;
+mod domu;
+mod domu_cases;
 mod failure;
 mod guests;
 mod host;
@@ -29,6 +31,7 @@ mod systems;
 mod throughput;
 mod tooling;
 mod tools;
+mod typed;
 mod volume;
 mod worlds;
 

@@ -7,7 +7,7 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{bench, guests, host, lint, linux, machines, networks, systems, throughput, tooling};
+use crate::{bench, domu_cases, guests, host, lint, linux, machines, networks, systems, throughput, tooling};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -124,6 +124,7 @@ fn all() -> Vec<Case> {
     cases.extend(networks::cases());
     cases.extend(throughput::cases());
     cases.extend(bench::budget::cases());
+    cases.extend(domu_cases::cases());
     cases
 }
 

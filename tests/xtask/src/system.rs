@@ -135,10 +135,16 @@ pub(crate) struct Answer {
 }
 
 impl System {
-    /// Runs a command of `pvctl`.
-    pub(crate) fn pvctl(&self, words: &[&str]) -> Result<Answer> {
+    /// A command of `pvctl` that is yet to be started.
+    pub(crate) fn pvctl_command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.pvctl);
         command.env("PVCTL_SOCKET", &self.socket).args(words).stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// Runs a command of `pvctl`.
+    pub(crate) fn pvctl(&self, words: &[&str]) -> Result<Answer> {
+        let mut command = self.pvctl_command(words);
         let done = command.output().map_err(|error| Failure::at(&self.pvctl, &error))?;
         let text = [done.stdout, done.stderr].concat();
         Ok(Answer {

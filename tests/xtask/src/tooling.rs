@@ -1,27 +1,21 @@
 //! Cases about dom0's tools on a running system: what is refused, that nothing is lost, and a guest that is not ours.
 
 use crate::boot::Hardware;
-use crate::cpio::Archive;
 use crate::failure::{Failure, Result};
 use crate::images;
-use crate::linux;
 use crate::paths;
 use crate::qemu::Reason;
 use crate::setup;
 use crate::suite::{Case, Context, Needs, Outcome};
 use crate::system::{Plan, System};
-use crate::tools;
 use crate::volume::Volume;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Rounds of create and destroy, and with `--long`.
 const ROUNDS: (u32, u32) = (30, 1000);
 /// Rounds of one command.
 const PORTION: u32 = 50;
-/// How long Linux may take to boot in a domain and use its disk.
-const LINUX_LIMIT: Duration = Duration::from_secs(240);
 /// A guest of ours that does nothing in particular.
 const GUEST: &str = "null_call_answers";
 
@@ -30,7 +24,6 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("qemu-bad_input_is_refused_and_leaves_nothing", Needs::Images, bad_input),
         Case::new("qemu-create_and_destroy_lose_nothing", Needs::Images, create_and_destroy),
-        Case::new("linux-runs_as_domu_and_uses_its_disk", Needs::Images, linux_domu),
     ]
 }
 
@@ -203,116 +196,4 @@ fn create_and_destroy(context: &Context) -> Result<Outcome> {
         }
     }
     finish(system, wrong, format!("({rounds} rounds)"))
-}
-
-// ---- Linux as a guest -----------------------------------------------------------------------------------------------
-
-/// Mounts its disk, reads what the host wrote, writes something back.
-const SCRIPT: &str = "#!/bin/busybox sh
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t devtmpfs dev /dev
-fail() { echo \"VERDICT: FAILURE $*\"; sleep 1; poweroff -f; sleep 60; }
-[ -f /blkfront.ko ] && { insmod /blkfront.ko || fail 'no blkfront'; }
-i=0; while [ ! -b /dev/xvda ] && [ $i -lt 20 ]; do sleep 1; i=$((i+1)); done
-mkdir /mnt; mount -t ext4 /dev/xvda /mnt || fail 'no ext4 on xvda'
-echo \"SHA256 $(sha256sum </mnt/random)\"
-yes line | head -c 3000000 >/mnt/written && sync || fail 'no write'
-umount /mnt || fail 'no umount'
-echo 'VERDICT: SUCCESS'
-sleep 1
-poweroff -f
-sleep 60
-";
-
-/// The block front end that belongs to a kernel, if it is a module there.
-fn blkfront(kernel: &Path) -> Option<PathBuf> {
-    let version = paths::file_name(kernel).strip_prefix("vmlinuz-")?.to_owned();
-    let root = kernel.parent()?.parent()?;
-    let modules = root.join("lib/modules").join(version);
-    let file = modules.join("kernel/drivers/block/xen-blkfront.ko");
-    file.is_file().then_some(file)
-}
-
-fn ramdisk(busybox: &Path, module: &Path) -> Result<Vec<u8>> {
-    let read = |path: &Path| fs::read(path).map_err(|error| Failure::at(path, &error));
-    let mut archive = Archive::default();
-    for dir in ["bin", "dev", "proc"] {
-        archive.directory(dir);
-    }
-    archive.device("dev/console", (5, 1));
-    archive.file("bin/busybox", &read(busybox)?);
-    archive.file("blkfront.ko", &read(module)?);
-    archive.file("init", SCRIPT.as_bytes());
-    Ok(archive.finish())
-}
-
-fn linux_domu(context: &Context) -> Result<Outcome> {
-    let (Some(kernel), Some(busybox)) = (linux::kernel(), linux::busybox()) else {
-        return Ok(Outcome::Skipped(
-            "no Linux kernel or static busybox here, and none could be downloaded".into(),
-        ));
-    };
-    let Some(module) = blkfront(&kernel) else {
-        return Ok(Outcome::Skipped(format!("{} has no xen-blkfront module beside it", kernel.display())));
-    };
-    setup::need(&[setup::MKE2FS])?;
-    let dir = paths::target().join("tooling");
-    let files = dir.join("linux-files");
-    let random: Vec<u8> =
-        (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-    paths::write(&files.join("random"), random)?;
-    let disk = dir.join("linux.img");
-    let mut make = tools::command("mke2fs");
-    tools::quietly("mke2fs", make.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&files).arg(&disk).arg("32M"))?;
-    let sum = tools::quietly("sha256sum", tools::command("sha256sum").arg(files.join("random")))?;
-    let digest = sum.split(' ').next().unwrap_or_default().to_owned();
-
-    let archive = dir.join("linux.cpio");
-    paths::write(&archive, ramdisk(&busybox, &module)?)?;
-    let mut volume = Volume::default();
-    volume.add(&kernel, "vmlinuz");
-    volume.add(&archive, "ramdisk");
-    let text = "name = 'linux'\nkernel = 'vmlinuz'\nramdisk = 'ramdisk'\nmemory = 192\n\
-                disk = [ 'phy:vdb,xvda,w' ]\nextra = 'console=hvc0 panic=1'\n\
-                on_poweroff = 'preserve'\non_crash = 'preserve'\n";
-    volume.add_text("linux.cfg", text);
-    let mut system = system("linux-domu", context, volume, vec![disk.clone()], 256)?;
-    system.must(&["create", "linux.cfg"])?;
-    let log = wait_for_verdict(&mut system)?;
-    let mut wrong = Vec::new();
-    if !log.contains("VERDICT: SUCCESS") {
-        wrong.push(format!("Linux gave no good verdict:\n{log}"));
-    }
-    if !log.contains(&format!("SHA256 {digest}")) {
-        wrong.push(format!("the digest is not the host's, {digest}"));
-    }
-    system.must(&["destroy", "linux"])?;
-    let outcome = finish(system, wrong, "(ext4 read and written)".into())?;
-    match outcome {
-        Outcome::Passed(_) => check_disk(&disk).map(|wrong| wrong.map_or(outcome, Outcome::failed)),
-        other => Ok(other),
-    }
-}
-
-fn wait_for_verdict(system: &mut System) -> Result<String> {
-    let end = Instant::now() + LINUX_LIMIT;
-    loop {
-        let log = system.must(&["log", "linux"])?;
-        if log.contains("VERDICT: ") || log.contains("Kernel panic") || Instant::now() > end {
-            return Ok(log);
-        }
-        system.session.wait_for(Duration::from_millis(500), |_| false);
-    }
-}
-
-/// What the host finds wrong on the disk afterwards.
-fn check_disk(disk: &Path) -> Result<Option<String>> {
-    if let Err(failure) = tools::quietly("e2fsck", tools::command("e2fsck").args(["-fn"]).arg(disk)) {
-        return Ok(Some(format!("e2fsck finds fault: {failure}")));
-    }
-    let text = tools::quietly("debugfs", tools::command("debugfs").args(["-R", "cat /written"]).arg(disk))?;
-    let good = text.len() == 3_000_000 && text.lines().take(1000).all(|line| line == "line");
-    Ok((!good).then(|| format!("the host reads {} other bytes back", text.len())))
 }

@@ -12,11 +12,12 @@ use pv_abi::errno::Errno;
 use pv_abi::frame::PAGE_SIZE;
 use pv_abi::grant::{GrantEntryV1, GrantFlags};
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef, Mfn, Pfn, VcpuId};
+use pv_abi::memory::{E820Entry, E820Type};
 use pv_abi::trap::{VcpuGuestContext, VgcfFlags};
 use pv_abi::version::XenVersionOp;
 use pv_guest_kernel::event;
 use pv_guest_kernel::memory::{Prot, map_mfns};
-use pv_guest_kernel::privileged::{control, host};
+use pv_guest_kernel::privileged::{control, foreign, host};
 use pv_image::InitialVcpu;
 
 /// Most domains in one list call.
@@ -95,6 +96,10 @@ impl Hypervisor for RealHypervisor {
 
     fn set_max_mem(&mut self, dom: DomId, kib: u64) -> Result<(), Errno> {
         control::set_max_mem(dom, kib)
+    }
+
+    fn set_memory_map(&mut self, dom: DomId, bytes: u64) -> Result<(), Errno> {
+        foreign::set_memory_map(dom, &[E820Entry::new(0, bytes, E820Type::Ram)])
     }
 
     fn populate(&mut self, dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize, Errno> {

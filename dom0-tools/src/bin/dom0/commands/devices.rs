@@ -62,11 +62,12 @@ pub(super) async fn block_detach(
     Ok(())
 }
 
-/// Takes a device away once the guest has let go of it; at once if forced.
-async fn detach(stack: &Toolstack, session: &Session, device: &Device, force: bool) -> Outcome {
+/// Takes a device away once the guest has let go of it; if forced, also when it does not.
+pub(super) async fn detach(stack: &Toolstack, session: &Session, device: &Device, force: bool) -> Outcome {
     stack.with_env(|env| toolstack::begin_detach(env, device))?;
-    if !force {
-        parted(stack, session, device).await?;
+    match parted(stack, session, device).await {
+        Err(_) if force => {}
+        result => result?,
     }
     Ok(stack.with_env(|env| toolstack::remove(env, device))?)
 }
