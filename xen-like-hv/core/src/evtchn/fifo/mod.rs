@@ -27,7 +27,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use hv_sync::{Guard, SpinLock, rank};
 use pv_abi::errno::Errno;
-use pv_abi::evtchn::{EvtchnInitControl, FIFO_LINK_BITS, FIFO_MAX_QUEUES, FIFO_PRIORITY_MIN};
+use pv_abi::evtchn::{EvtchnInitControl, FIFO_LINK_BITS, FIFO_PRIORITY_MIN};
 use pv_abi::ids::{EvtchnPort, Mfn, VcpuId};
 
 use super::send::{self, EventPorts};
@@ -41,7 +41,7 @@ use state::{Chunk, Control, State};
 use word::WordIo;
 
 /// Bytes of a control block.
-const CONTROL_BYTES: u32 = 8 + 4 * FIFO_MAX_QUEUES as u32;
+const CONTROL_BYTES: u32 = 8 + 4 * (FIFO_PRIORITY_MIN + 1);
 /// Bytes of a frame.
 const PAGE_BYTES: u32 = 4096;
 
@@ -166,7 +166,7 @@ pub fn init_control(
     op.link_bits = u8::try_from(FIFO_LINK_BITS).unwrap_or(0);
     let vcpu = VcpuId::new(op.vcpu);
     dom.vcpu(vcpu).ok_or(Errno::NoEnt)?;
-    if op.offset > PAGE_BYTES - CONTROL_BYTES || op.offset % 8 != 0 {
+    if op.offset > PAGE_BYTES - CONTROL_BYTES || !op.offset.is_multiple_of(8) {
         return Err(Errno::Inval);
     }
     let first = usize::try_from(op.offset / 4).map_err(|_| Errno::Inval)?;
@@ -272,7 +272,8 @@ pub fn expand_array(
 }
 
 /// Event words of a page.
-const WORDS: u32 = state::WORDS_PER_PAGE as u32;
+const WORDS: u32 = 1024;
+const _: () = assert!(WORDS as usize == state::WORDS_PER_PAGE, "two words for one number");
 
 /// Delivers what came in for ports that had no event word.
 fn deliver_waiting(
