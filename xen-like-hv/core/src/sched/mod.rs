@@ -171,10 +171,15 @@ impl Scheduler {
             return;
         }
         self.enqueue(at, &mut rq, v, now);
-        let kick = self.wants_pcpu(&rq, v, now);
+        let turn = self.turn(&rq, v, now);
+        if let Some(when) = turn {
+            self.queue(at).slice_end.fetch_min(when, Relaxed);
+        }
         drop(rq);
-        if kick {
-            self.tickle(m, at);
+        match turn {
+            Some(when) if when > now && at == m.pcpu() => self.rearm(m, at),
+            Some(_) => self.tickle(m, at),
+            None => {}
         }
     }
 
@@ -398,8 +403,11 @@ impl Scheduler {
             Some(n) => {
                 n.sched.set_pcpu(Some(pcpu));
                 n.sched.runstate.change(Runstate::Running, now);
-                let keeps_slice = prev.is_some_and(|p| Arc::ptr_eq(p, n)) && now < q.slice_end.load(Relaxed);
-                if !keeps_slice {
+                let same = prev.is_some_and(|p| Arc::ptr_eq(p, n));
+                if !same {
+                    rq.chosen_ns = now;
+                }
+                if !same || now >= q.slice_end.load(Relaxed) {
                     let slice = self.policy.slice_ns(rq.heap.len());
                     q.slice_end.store(now.saturating_add(slice), Relaxed);
                 }
@@ -421,8 +429,8 @@ impl Scheduler {
         next
     }
 
-    /// Takes out of the queue who shall run: the one that ran if its slice is not over and nobody waits much longer;
-    /// not the one that yields, if there is another.
+    /// Takes out of the queue who shall run: the one that ran if its slice is not over and nobody waits much longer, or
+    /// nobody is next; not the one that yields, if there is another.
     fn take_best(
         &self,
         q: &Queue,
@@ -433,24 +441,20 @@ impl Scheduler {
         let prev = prev.filter(|p| p.sched.is_queued());
         let Some(prev) = prev else { return rq.heap.pop() };
         let yielding = prev.sched.yielding.swap(false, Relaxed);
-        let best = rq.heap.peek().map_or(NEVER, Item::key);
-        if yielding {
-            let held = rq.heap.remove(prev.sched.slot.load(Relaxed));
-            let other = rq.heap.pop();
-            return match (other, held) {
-                (Some(other), Some(held)) => {
-                    rq.heap.push(held);
-                    Some(other)
-                }
-                (None, held) => held,
-                (other, None) => other,
-            };
+        let Some(held) = rq.heap.remove(prev.sched.slot.load(Relaxed)) else { return rq.heap.pop() };
+        let Some(best) = rq.heap.peek().map(Item::key) else { return Some(held) };
+        let least = rq.chosen_ns.saturating_add(self.policy.least_run_ns());
+        let goes = if now >= q.slice_end.load(Relaxed) {
+            self.policy.succeeds(best, held.key())
+        } else {
+            now >= least && self.policy.preempts(best, held.key())
+        };
+        if !goes && !yielding {
+            return Some(held);
         }
-        let slice_left = now < q.slice_end.load(Relaxed);
-        if slice_left && !self.policy.preempts(best, prev.key()) {
-            return rq.heap.remove(prev.sched.slot.load(Relaxed));
-        }
-        rq.heap.pop()
+        let other = rq.heap.pop();
+        rq.heap.push(held);
+        other
     }
 
     // ---- Placement --------------------------------------------------------------------------------------------------
@@ -512,12 +516,13 @@ impl Scheduler {
         self.queue(at).publish(rq);
     }
 
-    /// Whether the pcpu should choose anew now that `v` waits there.
-    fn wants_pcpu(&self, rq: &Guard<'_, RunQueue>, v: &Arc<Vcpu>, now: u64) -> bool {
-        let Some(current) = &rq.current else { return true };
+    /// When the pcpu should choose anew now that `v` has woken and waits there; `None` is when it would anyway.
+    fn turn(&self, rq: &Guard<'_, RunQueue>, v: &Arc<Vcpu>, now: u64) -> Option<u64> {
+        let Some(current) = &rq.current else { return Some(now) };
         let ran = now.saturating_sub(rq.since_ns);
         let running = self.policy.charge(current.key(), current.sched.weight(), ran);
-        self.policy.preempts(v.key(), running)
+        let least = rq.chosen_ns.saturating_add(self.policy.least_run_ns());
+        self.policy.succeeds(v.key(), running).then_some(least.max(now))
     }
 
     /// Makes a pcpu enter the scheduler.

@@ -21,6 +21,11 @@ pub trait Policy: Send + Sync + fmt::Debug {
     fn join(&self, key: u64, floor: u64) -> u64;
     /// Whether a waiting vcpu should take the pcpu from the running one before its slice ends.
     fn preempts(&self, waiting: u64, running: u64) -> bool;
+    /// How long a vcpu that has got the pcpu keeps it at least, whoever wakes.
+    fn least_run_ns(&self) -> u64;
+    /// Whether a waiting vcpu is next when the running one's time is over. A vcpu that wakes and would be next ends the
+    /// slice of the running one as soon as that has run for its least time.
+    fn succeeds(&self, waiting: u64, running: u64) -> bool;
     /// Whether a vcpu that waits elsewhere should be pulled to a pcpu whose own best key is `own`.
     fn pulls(&self, waiting: u64, own: u64) -> bool;
     /// How long the chosen vcpu may run before the choice is made anew, with `waiting` others in its queue.
@@ -56,6 +61,12 @@ impl Fair {
     pub const MOVED_DEBT_NS: u64 = 20_000_000;
     /// Differences below this do not cause a switch: a switch costs too.
     pub const GRANULARITY_NS: u64 = 500_000;
+    /// What a vcpu that has got the pcpu has time for. A kernel that signals an event while it holds a lock gives the lock
+    /// back within it: taking the pcpu at the event would let the one that is woken spin for the lock.
+    pub const LEAST_RUN_NS: u64 = 1_000_000;
+    /// How far ahead of the running vcpu a waiting one may be and still be next. It makes wake-ups quick between vcpus
+    /// that use the same; nobody gains by it, since keys are charged for every nanosecond.
+    pub const TURN_NS: u64 = 2_000_000;
     /// Differences below this do not move a vcpu to another pcpu.
     pub const PULL_NS: u64 = 2_000_000;
 }
@@ -77,6 +88,14 @@ impl Policy for Fair {
 
     fn preempts(&self, waiting: u64, running: u64) -> bool {
         waiting.saturating_add(Self::GRANULARITY_NS) < running
+    }
+
+    fn least_run_ns(&self) -> u64 {
+        Self::LEAST_RUN_NS.min(self.slice_ns)
+    }
+
+    fn succeeds(&self, waiting: u64, running: u64) -> bool {
+        waiting <= running.saturating_add(Self::TURN_NS)
     }
 
     fn pulls(&self, waiting: u64, own: u64) -> bool {

@@ -31,8 +31,10 @@ pub(super) struct RunQueue {
     pub(super) heap: Heap<Arc<Vcpu>>,
     /// The one that runs.
     pub(super) current: Option<Arc<Vcpu>>,
-    /// Since when.
+    /// Since when, as far as it has not been charged.
     pub(super) since_ns: u64,
+    /// When it got the pcpu.
+    pub(super) chosen_ns: u64,
     /// The least key, never going back: what a newcomer is measured by.
     pub(super) floor: u64,
     /// Since when it is idle, if it is.

@@ -168,6 +168,12 @@ impl Policy for Erratic {
     fn preempts(&self, _waiting: u64, _running: u64) -> bool {
         self.next() & 1 != 0
     }
+    fn least_run_ns(&self) -> u64 {
+        self.next() % 1_000_000
+    }
+    fn succeeds(&self, _waiting: u64, _running: u64) -> bool {
+        self.next() & 1 != 0
+    }
     fn pulls(&self, _waiting: u64, _own: u64) -> bool {
         self.next() & 1 != 0
     }
@@ -342,6 +348,142 @@ fn a_sleeper_is_served_soon_and_starves_nobody() {
     assert_near(ms[0], 100, 30);
     assert_near(ms[1], ms[2], 5);
     assert!(ms[1] + ms[2] > 1800);
+}
+
+/// Two vcpus that use the same: one never rests, the other works and sleeps in turns. What it works for is `work` quarters of a
+/// millisecond; how long it waited each time it woke is returned.
+fn waits_of_an_equal(work: u64) -> Vec<u64> {
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
+    sim.start_all();
+    let (mut waits, mut waiting, mut left, mut asleep) = (vec![], 0, work, 0);
+    sim.run(4000, |sim, step| {
+        let v = sim.vcpus[0].clone();
+        sim.on(0);
+        match v.sched.runstate.state() {
+            Runstate::Running if left == 0 => {
+                sim.sched.block(&sim.m, &v);
+                (left, asleep) = (work, work);
+            }
+            Runstate::Running => {
+                if waiting != 0 || left == work {
+                    waits.push(core::mem::take(&mut waiting));
+                }
+                left -= 1;
+            }
+            Runstate::Runnable => waiting += 1,
+            Runstate::Blocked | Runstate::Offline if asleep == 0 => sim.sched.unblock(&sim.m, &v),
+            Runstate::Blocked | Runstate::Offline => asleep -= 1,
+        }
+        if step < 400 {
+            waits.clear();
+        }
+    });
+    waits
+}
+
+#[test]
+fn who_wakes_waits_for_the_least_run_and_not_for_the_slice() {
+    for work in [1, 2, 4, 7] {
+        let waits = waits_of_an_equal(work);
+        assert!(waits.len() > 100);
+        let longest = waits.iter().max().copied().unwrap_or(0);
+        assert!(longest <= 5, "work of {work} quarters of a millisecond: waited {longest}: {waits:?}");
+    }
+}
+
+#[test]
+fn an_event_does_not_take_the_pcpu_from_who_has_just_got_it() {
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
+    let (sender, receiver) = (sim.vcpus[0].clone(), sim.vcpus[1].clone());
+    sim.start_all();
+    sim.run(20, |_, _| {});
+    sim.on(0);
+    sim.sched.block(&sim.m, &receiver);
+    sim.poll(0);
+    sim.run(30, |_, _| {});
+    // The sender rests, gets the pcpu, and signals at once, perhaps with a lock in its hands.
+    sim.on(0);
+    sim.sched.block(&sim.m, &sender);
+    sim.poll(0);
+    sim.on(0);
+    sim.sched.unblock(&sim.m, &sender);
+    sim.poll(0);
+    sim.on(0);
+    sim.sched.unblock(&sim.m, &receiver);
+    let mut quarters = 0;
+    while sim.running[0].as_ref().is_some_and(|v| Arc::ptr_eq(v, &sender)) {
+        sim.run(1, |_, _| {});
+        quarters += 4;
+        assert!(quarters <= 8, "the receiver waits for the slice");
+    }
+    assert!(quarters >= 4, "the sender lost the pcpu at once");
+}
+
+/// What a cunning vcpu does for one quarter of a millisecond.
+#[derive(Clone, Copy, Debug)]
+enum Trick {
+    Work,
+    Sleep,
+    SleepAndWake,
+    Yield,
+}
+
+fn trick() -> impl Strategy<Value = Trick> {
+    prop_oneof![
+        3 => Just(Trick::Work),
+        1 => Just(Trick::Sleep),
+        2 => Just(Trick::SleepAndWake),
+        1 => Just(Trick::Yield),
+    ]
+}
+
+/// Whatever a vcpu does with sleeping, waking and yielding: beside `others` that never rest it gets no more than its share,
+/// in any window, but for a constant.
+fn cunning_gains_nothing(tricks: &[Trick], others: u32) {
+    let mut sim = Sim::new(1, others + 1, Box::new(Fair::default()));
+    sim.start_all();
+    sim.run(100, |_, _| {});
+    let mut history: Vec<Vec<u64>> = vec![sim.cpu_ms()];
+    for round in 0..40 {
+        sim.run(10, |sim, step| {
+            let v = sim.vcpus[0].clone();
+            sim.on(0);
+            let index = (round * 40 + usize::try_from(step).unwrap()) % tricks.len();
+            match (tricks[index], v.sched.runstate.state()) {
+                (Trick::Sleep, Runstate::Running) => sim.sched.block(&sim.m, &v),
+                (Trick::SleepAndWake, Runstate::Running) => {
+                    sim.sched.block(&sim.m, &v);
+                    sim.poll(0);
+                    sim.on(0);
+                    sim.sched.unblock(&sim.m, &v);
+                }
+                (Trick::Yield, Runstate::Running) => sim.sched.yield_now(&sim.m, &v),
+                (_, Runstate::Blocked) => sim.sched.unblock(&sim.m, &v),
+                _ => {}
+            }
+        });
+        history.push(sim.cpu_ms());
+    }
+    for (n, from) in history.iter().enumerate() {
+        for (k, to) in history.iter().enumerate().skip(n + 1) {
+            let window = u64::try_from(k - n).unwrap() * 10;
+            let share = window / u64::from(others + 1);
+            let got = to[0] - from[0];
+            assert!(got <= share + 16, "{got} ms of {window} beside {others} others");
+            // Nobody else pays for it either: what the others get is evenly shared.
+            let theirs: Vec<u64> = (1..to.len()).map(|i| to[i] - from[i]).collect();
+            let least = theirs.iter().min().copied().unwrap_or(0);
+            assert!(least + 24 >= (window - got) / u64::from(others), "{theirs:?} ms of {window}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_cunning_sleeper_gains_nothing(tricks in prop::collection::vec(trick(), 1..50), others in 1_u32..4) {
+        cunning_gains_nothing(&tricks, others);
+    }
 }
 
 #[test]
