@@ -92,6 +92,7 @@ fn fault_at(va: GuestVa, len: usize, left: usize) -> Fault {
     Fault(GuestVa::new(va.raw().wrapping_add(done)))
 }
 
+#[inline(always)]
 fn guest_range(va: GuestVa, len: usize) -> Result<*mut u8, Fault> {
     let bytes = u64::try_from(len).map_err(|_| Fault(va))?;
     let at = usize::try_from(va.raw()).map_err(|_| Fault(va))?;
@@ -132,6 +133,13 @@ impl GuestMem for Metal {
         guest_range(src, dst.len())?;
         // SAFETY: the range lies outside the hypervisor's area.
         if unsafe { words::read_bytes(src.raw(), dst) } { Ok(()) } else { Err(Fault(src)) }
+    }
+
+    #[inline(always)]
+    fn copy_small_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
+        guest_range(dst, src.len())?;
+        // SAFETY: as above; CR0.WP is set, so read-only pages of the guest fault.
+        if unsafe { words::write_bytes(dst.raw(), src) } { Ok(()) } else { Err(Fault(dst)) }
     }
 }
 

@@ -94,6 +94,7 @@ pub(crate) fn set_ready() {
 }
 
 /// The running pcpu's `CpuInfo`, once it runs on its stack block.
+#[inline]
 fn info() -> Option<&'static CpuInfo> {
     if !READY.load(Ordering::Relaxed) {
         return None;
@@ -120,11 +121,13 @@ pub(crate) fn take_work() -> u32 {
 }
 
 /// The running pcpu's record.
+#[inline]
 pub(crate) fn this() -> &'static PerCpu {
     info().map_or(record(0), |info| info.record)
 }
 
 /// The running pcpu's number.
+#[inline]
 pub(crate) fn this_cpu() -> usize {
     info().and_then(|info| usize::try_from(info.cpu).ok()).unwrap_or(0)
 }

@@ -46,8 +46,12 @@ impl TickScale {
     #[must_use]
     pub fn to_ticks(self, ns: u64) -> u64 {
         let by = u32::from(self.shift.unsigned_abs());
-        let shifted = (u128::from(ns) << 32).div_ceil(u128::from(self.mul.max(1)));
-        let ticks = if self.shift >= 0 { shifted.div_ceil(1 << by) } else { shifted << by };
+        // ns << 32 over the multiplier, rounded up, in two divisions of machine words.
+        let mul = u64::from(self.mul.max(1));
+        let (whole, rest) = (ns / mul, (ns % mul) << 32);
+        let part = rest / mul + u64::from(!rest.is_multiple_of(mul));
+        let shifted = (u128::from(whole) << 32) + u128::from(part);
+        let ticks = if self.shift >= 0 { (shifted + ((1 << by) - 1)) >> by } else { shifted << by };
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 }

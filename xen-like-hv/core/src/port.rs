@@ -79,7 +79,13 @@ impl CpuMask {
 
     /// The pcpus of the set, ascending.
     pub fn iter(self) -> impl Iterator<Item = PcpuId> {
-        (0..64_u32).filter(move |n| self.0 >> n & 1 != 0).map(PcpuId::new)
+        let mut left = self.0;
+        core::iter::from_fn(move || {
+            let n = left.trailing_zeros();
+            // Takes the lowest bit off; of an empty set nothing.
+            left &= left.wrapping_sub(1);
+            (n < 64).then(|| PcpuId::new(n))
+        })
     }
 }
 
@@ -151,6 +157,14 @@ pub trait GuestMem {
     #[inline(always)]
     fn copy_small_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
         self.copy_from_guest(dst, src)
+    }
+    /// [`copy_to_guest`](Self::copy_to_guest) where the compiler knows the length and it is small.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    fn copy_small_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
+        self.copy_to_guest(dst, src)
     }
 }
 

@@ -75,6 +75,11 @@ const VADDR_BITS: u32 = 48;
 /// Leaf 0x80000008, EBX: CLZERO, no error pointer restore.
 const LEAF_8_EBX: u32 = bits(&[0, 2]);
 
+/// Whether a leaf's answer has anything to do with the clock: the hypervisor's own.
+pub(super) const fn tells_of_the_clock(leaf: u32) -> bool {
+    leaf >= HYPERVISOR_LEAF && leaf <= LAST_HYPERVISOR_LEAF
+}
+
 /// The answer to a leaf and sub-leaf; `hw` gives the machine's. Order: EAX, EBX, ECX, EDX.
 pub fn answer(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
     match leaf {

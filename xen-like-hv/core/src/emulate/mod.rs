@@ -30,8 +30,8 @@ pub use io::PciConfig;
 
 use crate::cx::Cx;
 use crate::entry::GuestMode;
-use crate::hypercall::guest_ptr::access_ok;
-use crate::port::Machine;
+use crate::hypercall::guest_ptr::{Checked, access_ok};
+use crate::port::{Machine, PvClockScale};
 use crate::regs::UserRegs;
 use decode::{Decoded, Gpr, Instruction, MAX_BYTES};
 
@@ -108,10 +108,27 @@ pub fn forced_emulation<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
 }
 
 /// The bytes at RIP, as many as can be read of the longest instruction.
-fn fetch<M: Machine>(cx: &Cx<'_, M>) -> ([u8; MAX_BYTES], usize) {
-    let mut bytes = [0; MAX_BYTES];
+#[inline(always)]
+fn fetch<M: Machine>(cx: &Cx<'_, M>) -> ([u8; FETCHED], usize) {
+    let rip = cx.regs.ip();
+    // Two words where they lie in one page, which is nearly always.
+    if rip.offset() <= 4096 - FETCHED as u64
+        && let Some(at) = Checked::new(rip)
+        && let Ok([first, second]) = cx.m.read_words(at)
+    {
+        return ((u128::from(second) << 64 | u128::from(first)).to_le_bytes(), MAX_BYTES);
+    }
+    fetch_across(cx)
+}
+
+/// Bytes that a fetch has room for: the longest instruction and one more.
+const FETCHED: usize = 16;
+
+/// The same near the end of a page: the instruction may end just before one that is not there.
+#[cold]
+fn fetch_across<M: Machine>(cx: &Cx<'_, M>) -> ([u8; FETCHED], usize) {
+    let mut bytes = [0; FETCHED];
     let rip = cx.regs.rip;
-    // The instruction may end just before a page that is not there.
     let in_page = usize::try_from(4096 - rip % 4096).unwrap_or(MAX_BYTES).min(MAX_BYTES);
     let mut read = |from: usize, to: usize| {
         let at = GuestVa::new(rip.wrapping_add(from as u64));
@@ -246,9 +263,10 @@ fn xsetbv<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
     next_if(low(cx.regs.rcx) == 0 && registers::set_xcr0(cx, value))
 }
 
-/// What CPUID's answers depend on, for this vcpu.
-fn view<M: Machine>(cx: &Cx<'_, M>) -> cpuid::View {
-    let scale = cx.m.pvclock_scale();
+/// What CPUID's answers depend on, for this vcpu. The clock is looked at for the leaves that tell of it.
+#[inline(always)]
+fn view<M: Machine>(cx: &Cx<'_, M>, leaf: u32) -> cpuid::View {
+    let scale = if cpuid::tells_of_the_clock(leaf) { cx.m.pvclock_scale() } else { PvClockScale::default() };
     cpuid::View {
         // A PV kernel learns from this bit, before it has set its own CR4, whether the hypervisor has switched XSAVE on;
         // its processes learn whether the kernel has.
@@ -263,7 +281,8 @@ fn view<M: Machine>(cx: &Cx<'_, M>) -> cpuid::View {
 
 fn cpuid_instruction<M: Machine>(cx: &mut Cx<'_, M>) {
     let hw = |leaf, subleaf| cx.m.cpuid(leaf, subleaf);
-    let [a, b, c, d] = cpuid::answer(&hw, &view(cx), low(cx.regs.rax), low(cx.regs.rcx));
+    let (leaf, subleaf) = (low(cx.regs.rax), low(cx.regs.rcx));
+    let [a, b, c, d] = cpuid::answer(&hw, &view(cx, leaf), leaf, subleaf);
     cx.regs.rax = u64::from(a);
     cx.regs.rbx = u64::from(b);
     cx.regs.rcx = u64::from(c);

@@ -23,7 +23,7 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 /// The bits of CR4 that this guest may change: those whose feature CPUID shows it.
 fn guest_cr4_bits<M: Machine>(cx: &Cx<'_, M>) -> u64 {
     let hw = |leaf, subleaf| cx.m.cpuid(leaf, subleaf);
-    let shown = super::view(cx);
+    let shown = super::view(cx, 1);
     let mut bits = CR4_TSD | CR4_DE;
     if super::cpuid::answer(&hw, &shown, 7, 0)[1] & 1 != 0 {
         bits |= CR4_FSGSBASE;

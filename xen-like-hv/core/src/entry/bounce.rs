@@ -33,7 +33,19 @@ pub enum Extra {
 ///
 /// # Errors
 /// The kernel's stack does not take the frame: nobody is left to tell, so the domain is to be crashed (as Xen does).
+#[inline(never)]
 pub fn bounce<M: Machine>(
+    cx: &mut Cx<'_, M>,
+    handler: u64,
+    masking: EventMasking,
+    extra: Extra,
+) -> Result<(), GuestBroken> {
+    bounce_inline(cx, handler, masking, extra)
+}
+
+/// [`bounce`] for hot paths, which know what they push.
+#[inline(always)]
+pub(super) fn bounce_inline<M: Machine>(
     cx: &mut Cx<'_, M>,
     handler: u64,
     masking: EventMasking,
@@ -84,6 +96,7 @@ fn push<M: Machine, const N: usize>(m: &M, sp: u64, words: &[u64; N]) -> Result<
 
 /// The interrupted state: RIP, CS with the old event mask, RFLAGS, RSP, SS. RFLAGS.IF shows the event mask, IOPL the
 /// virtual one.
+#[inline(always)]
 fn interrupted<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool) -> [u64; 5] {
     let regs = &*cx.regs;
     let mut flags = regs.rflags & !(RFLAGS_IF | crate::regs::RFLAGS_IOPL);

@@ -3,12 +3,12 @@
 //! Invariant I11: every descriptor of a descriptor page has been through [`checked`]. Code and data segments get DPL 3;
 //! of the system types only the harmless null type passes. Call gates are refused, unlike Xen: nothing uses them.
 
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::{MachAddr, Mfn};
 
+use crate::bounded::Bounded;
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::error::{Args, Exit, HypercallResult};
@@ -45,13 +45,16 @@ pub const fn checked(descriptor: u64) -> Option<u64> {
     None
 }
 
+/// The frames of a table, in place: a guest that switches tasks changes its tables all the time.
+type TableFrames = Bounded<Mfn, MAX_LDT_FRAMES>;
+
 /// The descriptor tables of a vcpu. The frames are held with a general and a descriptor-type reference each; who takes
 /// them out gives those up with [`release`].
 #[derive(Debug, Default)]
 pub struct DescriptorTables {
-    gdt: Vec<Mfn>,
+    gdt: TableFrames,
     gdt_entries: u32,
-    ldt: Vec<Mfn>,
+    ldt: TableFrames,
     ldt_base: u64,
     ldt_entries: u32,
 }
@@ -60,7 +63,7 @@ impl DescriptorTables {
     /// Frames of the GDT.
     #[must_use]
     pub fn gdt_frames(&self) -> &[Mfn] {
-        &self.gdt
+        self.gdt.as_slice()
     }
 
     /// Entries of the GDT.
@@ -72,7 +75,7 @@ impl DescriptorTables {
     /// Frames of the LDT.
     #[must_use]
     pub fn ldt_frames(&self) -> &[Mfn] {
-        &self.ldt
+        self.ldt.as_slice()
     }
 
     /// Where the guest has its LDT, and how many entries it has.
@@ -129,8 +132,8 @@ fn drop_type(m: &impl Tlb, page: &PageRef<'_>) {
 }
 
 /// Gives up the references of frames that were taken out of a [`DescriptorTables`].
-fn release(hv: &FrameTable, m: &impl Tlb, frames: Vec<Mfn>) {
-    for page in frames.into_iter().filter_map(|mfn| hv.adopt(mfn)) {
+fn release(hv: &FrameTable, m: &impl Tlb, frames: &TableFrames) {
+    for page in frames.as_slice().iter().filter_map(|mfn| hv.adopt(*mfn)) {
         drop_type(m, &page);
     }
 }
@@ -141,16 +144,16 @@ fn hold_all(
     m: &(impl Frames + Tlb + Cpu),
     dom: &Domain,
     frames: &[u64],
-) -> Result<Vec<Mfn>, Errno> {
-    let mut held = Vec::new();
-    held.try_reserve_exact(frames.len()).map_err(|_| Errno::NoMem)?;
+) -> Result<TableFrames, Errno> {
+    let mut held = TableFrames::default();
+    if frames.len() > MAX_LDT_FRAMES {
+        return Err(Errno::Inval);
+    }
     for raw in frames {
-        match hold(hv, m, dom, Mfn::new(*raw)) {
-            Ok(mfn) => held.push(mfn),
-            Err(_) => {
-                release(hv, m, held);
-                return Err(Errno::Inval);
-            }
+        let taken = hold(hv, m, dom, Mfn::new(*raw)).ok();
+        if taken.is_none_or(|mfn| held.push(mfn).is_err()) {
+            release(hv, m, &held);
+            return Err(Errno::Inval);
         }
     }
     Ok(held)
@@ -183,7 +186,7 @@ pub fn set_gdt<M: Machine>(
         let tables = vcpu.entry.tables.lock();
         m.load_gdt(tables.gdt_frames(), tables.gdt_entries());
     }
-    release(hv, m, old);
+    release(hv, m, &old);
     Ok(())
 }
 
@@ -211,21 +214,22 @@ pub fn set_ldt<M: Machine>(
         let tables = vcpu.entry.tables.lock();
         m.load_ldt(tables.ldt_frames(), tables.ldt_entries);
     }
-    release(hv, m, old);
+    release(hv, m, &old);
     Ok(())
 }
 
 /// Gives up a vcpu's tables: it is being reset or destroyed and does not run.
 pub fn clear(hv: &FrameTable, m: &impl Tlb, vcpu: &Vcpu) {
     let old = core::mem::take(&mut *vcpu.entry.tables.lock());
-    release(hv, m, old.gdt);
-    release(hv, m, old.ldt);
+    release(hv, m, &old.gdt);
+    release(hv, m, &old.ldt);
 }
 
 /// `HYPERVISOR_set_gdt(frames, entries)`: replaces the caller's GDT.
 ///
 /// # Errors
 /// `EINVAL` as [`set_gdt`]; `EFAULT` where the list cannot be read.
+#[inline(always)]
 pub fn hypercall_set_gdt<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let entries = args.low32(1);
     if entries > MAX_GDT_ENTRIES {
@@ -248,6 +252,7 @@ pub fn hypercall_set_gdt<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hyperca
 /// # Errors
 /// `EINVAL`: an address that is not aligned, a frame that is not the caller's or is in use as a page table, a
 /// descriptor that [`checked`] refuses.
+#[inline(always)]
 pub fn hypercall_update_descriptor<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = MachAddr::new(args.get(0));
     let value = checked(args.get(1)).ok_or(Errno::Inval)?;

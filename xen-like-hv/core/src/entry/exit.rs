@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::GuestBroken;
-use super::bounce::{Extra, bounce};
+use super::bounce::{Extra, bounce, bounce_inline};
 use crate::cx::Cx;
 use crate::port::Machine;
 
@@ -30,4 +30,17 @@ pub fn deliver_pending<M: Machine>(cx: &mut Cx<'_, M>) -> Result<(), GuestBroken
         }
     }
     Ok(())
+}
+
+/// The same where the way out has just seen an upcall that is pending and not masked.
+///
+/// # Errors
+/// As [`deliver_pending`].
+#[inline(always)]
+pub fn deliver_upcall<M: Machine>(cx: &mut Cx<'_, M>) -> Result<(), GuestBroken> {
+    if cx.vcpu.entry.nmi_pending.load(Relaxed) {
+        return deliver_pending(cx);
+    }
+    let Some((handler, _)) = cx.vcpu.entry.event.get() else { return Ok(()) };
+    bounce_inline(cx, handler, super::EventMasking::Mask, Extra::None)
 }

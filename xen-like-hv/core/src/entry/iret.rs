@@ -21,6 +21,7 @@ use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL}
 /// # Errors
 /// The frame cannot be read, or user mode is asked for without user page tables: the domain crashes, as nothing is
 /// left to go back to.
+#[inline(always)]
 pub fn iret<M: Machine>(cx: &mut Cx<'_, M>) -> HypercallResult {
     let at = Checked::new(cx.regs.sp()).ok_or(Exit::Crash("iret frame lies in the hypervisor's area"))?;
     let words: [u64; 9] = cx.m.read_words(at).map_err(|_| Exit::Crash("iret frame cannot be read"))?;
@@ -39,6 +40,7 @@ pub fn iret<M: Machine>(cx: &mut Cx<'_, M>) -> HypercallResult {
     Err(Exit::RegsReplaced)
 }
 
+#[inline(always)]
 fn restore(regs: &mut crate::UserRegs, frame: &IretFrame) {
     regs.rax = frame.rax;
     regs.rip = frame.rip;

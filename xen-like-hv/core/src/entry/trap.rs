@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::ids::GuestVa;
 
-use super::bounce::{Extra, bounce};
+use super::bounce::{Extra, bounce, bounce_inline};
 use super::{GuestBroken, GuestMode};
 use crate::cx::Cx;
 use crate::emulate::{self, Emulation};
@@ -57,6 +57,7 @@ pub struct Exception {
 ///
 /// # Errors
 /// The guest cannot go on.
+#[inline(always)]
 pub fn exception<M: Machine>(cx: &mut Cx<'_, M>, e: Exception) -> Result<(), GuestBroken> {
     match e.vector {
         PF => page_fault(cx, e),
@@ -88,6 +89,7 @@ pub fn inject<M: Machine>(cx: &mut Cx<'_, M>, vector: u8, error_code: u32) -> Re
 ///
 /// # Errors
 /// As [`inject`].
+#[inline(never)]
 pub fn inject_page_fault<M: Machine>(
     cx: &mut Cx<'_, M>,
     cr2: u64,
@@ -98,7 +100,9 @@ pub fn inject_page_fault<M: Machine>(
         GuestMode::Kernel => error_code & !PF_USER,
         GuestMode::User => error_code | PF_USER,
     };
-    inject(cx, PF, code)
+    let gate = cx.vcpu.entry.trap(PF).and_then(super::TrapGate::get);
+    let (handler, masking) = gate.ok_or(GuestBroken("exception without a handler"))?;
+    bounce_inline(cx, handler, masking, Extra::ErrorCode(code))
 }
 
 fn page_fault<M: Machine>(cx: &mut Cx<'_, M>, e: Exception) -> Result<(), GuestBroken> {
@@ -213,7 +217,18 @@ pub enum SystemCall {
 ///
 /// # Errors
 /// As [`inject`].
+#[inline(always)]
 pub fn system_call<M: Machine>(cx: &mut Cx<'_, M>, how: SystemCall) -> Result<(), GuestBroken> {
+    if how == SystemCall::Syscall64
+        && let Some((handler, masking)) = cx.vcpu.entry.syscall.get()
+    {
+        return bounce_inline(cx, handler, masking, Extra::None);
+    }
+    system_call_otherwise(cx, how)
+}
+
+#[inline(never)]
+fn system_call_otherwise<M: Machine>(cx: &mut Cx<'_, M>, how: SystemCall) -> Result<(), GuestBroken> {
     let entry = &cx.vcpu.entry;
     let gate = match how {
         SystemCall::Syscall64 => entry.syscall.get(),

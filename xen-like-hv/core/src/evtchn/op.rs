@@ -23,6 +23,7 @@ use crate::port::Machine;
 ///
 /// # Errors
 /// `ENOSYS` for an unknown command; `EFAULT` where the argument cannot be read or the answer cannot be written; else what the command says.
+#[inline(always)]
 pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(1);
     // First, because it is the one that is called all day.
@@ -36,7 +37,11 @@ pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hypercal
 #[inline(never)]
 fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallResult {
     match EvtchnOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
-        EvtchnOp::Send => send_op(cx, at),
+        EvtchnOp::Send => {
+            let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
+            send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+            Ok(0)
+        }
         EvtchnOp::Unmask => {
             let op: EvtchnUnmask = GuestPtr::new(at)?.read(cx.m)?;
             send::unmask(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
@@ -84,10 +89,10 @@ fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallR
     }
 }
 
-#[inline]
+#[inline(always)]
 fn send_op<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
     let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
-    send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+    send::send_inline(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
     Ok(0)
 }
 

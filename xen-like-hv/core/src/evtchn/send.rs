@@ -72,6 +72,17 @@ pub(super) fn set_pending(
     target: Option<&Arc<Vcpu>>,
     port: EvtchnPort,
 ) {
+    set_pending_inline(hv, m, dom, target, port);
+}
+
+#[inline(always)]
+fn set_pending_inline(
+    hv: &Hypervisor,
+    m: &impl EventPorts,
+    dom: &Domain,
+    target: Option<&Arc<Vcpu>>,
+    port: EvtchnPort,
+) {
     if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
         return;
     }
@@ -114,16 +125,24 @@ fn set_pending_in_queue(
 }
 
 /// The upper two steps: selector, upcall.
+#[inline(always)]
 fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Arc<Vcpu>>, port: EvtchnPort) {
-    let first;
-    let target = match target {
-        Some(target) => target,
-        None => {
-            let Some(v) = dom.vcpu(VcpuId::new(0)) else { return };
-            first = v;
-            &first
-        }
-    };
+    match target {
+        Some(target) => notify_vcpu(hv, m, target, port),
+        None => notify_first(hv, m, dom, port),
+    }
+}
+
+/// For a port that had no vcpu when it was made.
+#[cold]
+fn notify_first(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
+    if let Some(first) = dom.vcpu(VcpuId::new(0)) {
+        notify_vcpu(hv, m, &first, port);
+    }
+}
+
+#[inline(always)]
+fn notify_vcpu(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>, port: EvtchnPort) {
     let selector = 1_u64.checked_shl(port.raw() / 64).unwrap_or(0);
     if target.events.raise(m, selector) {
         wake(hv, m, target);
@@ -138,6 +157,7 @@ pub(super) fn upcall(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
 }
 
 /// An upcall has become pending: the vcpu has to see it.
+#[inline(always)]
 fn wake(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
     hv.sched.unblock(m, target);
     // On this pcpu the way out looks at the running vcpu's upcall word by itself.
@@ -149,10 +169,15 @@ fn wake(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
 /// Wakes the vcpus that wait for this port in `SCHEDOP_poll`, masked or not.
 ///
 /// A poller announces itself and looks at the port afterwards; this has set the port before it looks for pollers.
+#[inline(always)]
 fn wake_pollers(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
-    if dom.polling.load(SeqCst) == 0 {
-        return;
+    if dom.polling.load(SeqCst) != 0 {
+        wake_each_poller(hv, m, dom, port);
     }
+}
+
+#[inline(never)]
+fn wake_each_poller(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
     let this = i64::from(port.raw()) + 1;
     for v in dom.each_vcpu() {
         let waits_for = v.sched.poll_state();
@@ -167,21 +192,30 @@ fn wake_pollers(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: Evtchn
 /// # Errors
 /// `EINVAL` where the port does not exist or is of a kind that only the hypervisor raises.
 pub fn send(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) -> Result<(), Errno> {
+    send_inline(hv, m, dom, port)
+}
+
+/// [`send`] for the hypercall, in one piece with it.
+#[inline(always)]
+pub(super) fn send_inline(
+    hv: &Hypervisor,
+    m: &impl EventPorts,
+    dom: &Domain,
+    port: EvtchnPort,
+) -> Result<(), Errno> {
     let table = dom.events.lock();
     let p = table.port(port)?;
-    match &p.state {
-        PortState::Interdomain(peer) => {
-            set_pending(hv, m, &peer.domain, peer.vcpu.as_ref(), peer.port);
-            Ok(())
-        }
-        PortState::Ipi => {
-            set_pending(hv, m, dom, p.target.as_ref(), port);
-            Ok(())
-        }
+    let (dom, target, port) = match &p.state {
+        PortState::Interdomain(peer) => (&*peer.domain, peer.vcpu.as_ref(), peer.port),
+        PortState::Ipi => (dom, p.target.as_ref(), port),
         // Nobody is there yet; whoever connects gets a notification anyway.
-        PortState::Unbound(_) => Ok(()),
-        PortState::Free | PortState::Reserved | PortState::Virq(_) | PortState::Pirq(_) => Err(Errno::Inval),
-    }
+        PortState::Unbound(_) => return Ok(()),
+        PortState::Free | PortState::Reserved | PortState::Virq(_) | PortState::Pirq(_) => {
+            return Err(Errno::Inval);
+        }
+    };
+    set_pending_inline(hv, m, dom, target, port);
+    Ok(())
 }
 
 /// `EVTCHNOP_unmask`: clears the mask and delivers what has been waiting behind it.

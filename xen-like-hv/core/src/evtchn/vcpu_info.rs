@@ -78,12 +78,12 @@ impl VcpuEvents {
         let (Some(upcall), Some(select)) = (words.get(index), words.get(index + SELECTOR_WORD)) else {
             return false;
         };
-        select.fetch_or(selector, SeqCst) & selector == 0 && upcall.fetch_or(1, SeqCst) & PENDING == 0
+        select.fetch_or(selector, SeqCst) & selector == 0 && upcall.fetch_or(1, SeqCst) & 1 == 0
     }
 
     /// Sets `evtchn_upcall_pending`; whether it was clear.
     pub(super) fn raise_upcall(&self, m: &impl Frames) -> bool {
-        self.word(m, 0).is_some_and(|upcall| upcall.fetch_or(1, SeqCst) & PENDING == 0)
+        self.word(m, 0).is_some_and(|upcall| upcall.fetch_or(1, SeqCst) & 1 == 0)
     }
 
     /// Whether upcalls are masked; a vcpu without `vcpu_info` gets none.
@@ -101,7 +101,13 @@ impl VcpuEvents {
 
     /// Masks upcalls; whether they were masked. A vcpu without `vcpu_info` gets none.
     pub fn mask_upcalls(&self, m: &impl Frames) -> bool {
-        self.word(m, 0).is_none_or(|w| w.fetch_or(MASKED, SeqCst) & MASK != 0)
+        // Only the vcpu itself changes its mask, and it does not run now; the guest's other vcpus may change the other bytes.
+        let Some(w) = self.word(m, 0) else { return true };
+        let masked = w.load(Relaxed) & MASK != 0;
+        if !masked {
+            w.fetch_or(MASKED, SeqCst);
+        }
+        masked
     }
 
     /// Masks upcalls.

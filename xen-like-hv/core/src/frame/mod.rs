@@ -478,7 +478,7 @@ impl FrameTable {
     ///
     /// # Errors
     /// `NotOwned`: no such frame, another's, or being freed (XSA-32). `Overflow`.
-    #[inline]
+    #[inline(always)]
     pub fn get_page(&self, mfn: Mfn, owner: DomId) -> Result<PageRef<'_>, FrameError> {
         self.get_page_below(mfn, owner, CountInfo::MAX_COUNT)
     }
@@ -488,7 +488,7 @@ impl FrameTable {
         self.get_page_below(mfn, owner, CountInfo::MAX_PASSING)
     }
 
-    #[inline]
+    #[inline(always)]
     fn get_page_below(&self, mfn: Mfn, owner: DomId, max: u64) -> Result<PageRef<'_>, FrameError> {
         let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
         let mut now = page.count_info();
@@ -540,10 +540,23 @@ impl FrameTable {
         Ok(WritableRef::new(page))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get_writable_type(&self, m: &(impl Tlb + Cpu), page: &PageInfo) -> Result<(), FrameError> {
+        match types::get(page, PageType::Writable) {
+            Ok(types::TypeGot::Held) => Ok(()),
+            other => Self::finish_writable_type(m, page, other),
+        }
+    }
+
+    /// What is left where the frame was not in use as writable.
+    #[inline(never)]
+    fn finish_writable_type(
+        m: &(impl Tlb + Cpu),
+        page: &PageInfo,
+        mut got: Result<types::TypeGot, types::TypeRefused>,
+    ) -> Result<(), FrameError> {
         loop {
-            match types::get(page, PageType::Writable) {
+            match got {
                 Ok(types::TypeGot::Held) => return Ok(()),
                 Ok(types::TypeGot::Claimed) => {
                     types::publish(page, flush::before_reuse(m, page.stamp()));
@@ -554,6 +567,7 @@ impl FrameTable {
                 Err(types::TypeRefused::Mismatch) => return Err(FrameError::WrongType),
                 Err(types::TypeRefused::Overflow) => return Err(FrameError::Overflow),
             }
+            got = types::get(page, PageType::Writable);
         }
     }
 
@@ -591,7 +605,7 @@ impl FrameTable {
     }
 
     /// Gives up a general reference.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put_raw(&self, mfn: Mfn, page: &PageInfo) {
         let now = page.take_one_off();
         assert!(now.count() != 0, "reference to {mfn} put that nobody holds");

@@ -47,7 +47,7 @@ pub(crate) enum TypePut {
 ///
 /// # Errors
 /// See [`TypeRefused`]. `Busy` may be tried again.
-#[inline]
+#[inline(always)]
 pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused> {
     let mut now = page.type_info();
     loop {
@@ -59,7 +59,7 @@ pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused>
     }
 }
 
-#[inline]
+#[inline(always)]
 fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRefused> {
     if now.count() == 0 {
         let claimed = TypeInfo::of(ty, 1);
@@ -98,7 +98,7 @@ pub(crate) fn retire(page: &PageInfo) {
 
 /// Gives up a type reference. Waits while the frame's lock holds the only other one: the lock's release devalidates
 /// nothing (XSA-242).
-#[inline]
+#[inline(always)]
 pub(crate) fn put(page: &PageInfo) -> TypePut {
     let mut now = page.type_info();
     loop {
@@ -124,7 +124,7 @@ pub(crate) fn put(page: &PageInfo) -> TypePut {
 }
 
 /// Locks a page table in use, with a type reference; waits for another holder. `None` where it is no table in use.
-#[inline]
+#[inline(always)]
 pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
     let mut now = page.type_info();
     loop {
@@ -145,7 +145,7 @@ pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
 }
 
 /// Unlocks. There is another type reference: [`put`] waits for the lock rather than drop it.
-#[inline]
+#[inline(always)]
 pub(crate) fn unlock(page: &PageInfo) {
     let mut now = page.type_info();
     loop {

@@ -44,6 +44,29 @@ pub(super) enum Purpose {
     Device,
 }
 
+/// What one use of an entry is for: the CPU, a device, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Purposes {
+    pub(super) host: bool,
+    pub(super) device: bool,
+}
+
+impl Purposes {
+    /// The CPU alone.
+    pub(super) const HOST: Self = Self { host: true, device: false };
+
+    /// Whether it is for nothing.
+    pub(super) const fn is_empty(self) -> bool {
+        !self.host && !self.device
+    }
+
+    /// One after the other.
+    pub(super) fn iter(self) -> impl Iterator<Item = Purpose> {
+        let host = self.host.then_some(Purpose::Host);
+        host.into_iter().chain(self.device.then_some(Purpose::Device))
+    }
+}
+
 /// How often an entry may be pinned for one purpose.
 const MAX_PINS: u32 = 0xffff;
 /// How often a shared entry that changes under the hypervisor is looked at again.
@@ -245,7 +268,7 @@ pub(super) fn claim<'t>(
     granter: &Domain,
     gref: GrantRef,
     grantee: DomId,
-    purposes: &[Purpose],
+    purposes: Purposes,
     access: Access,
 ) -> Result<Held<'t>, GrantStatus> {
     let mut table = granter.grants.granter.table.lock();
@@ -259,7 +282,7 @@ pub(super) fn claim<'t>(
     if pinned && active.domid != grantee {
         return Err(GrantStatus::GeneralError);
     }
-    for &purpose in purposes {
+    for purpose in purposes.iter() {
         let counter = pins.counter(purpose, access);
         if *counter >= MAX_PINS {
             return Err(GrantStatus::GeneralError);
@@ -294,13 +317,13 @@ pub(super) fn release(
     m: &impl Frames,
     granter: &Domain,
     gref: GrantRef,
-    purposes: &[Purpose],
+    purposes: Purposes,
     access: Access,
     held: Option<Held<'_>>,
 ) {
     let mut table = granter.grants.granter.table.lock();
     let Some(active) = table.active_mut(gref) else { return };
-    for &purpose in purposes {
+    for purpose in purposes.iter() {
         let counter = active.pins.counter(purpose, access);
         assert!(*counter != 0, "grant {gref} of {} unpinned too often", granter.id);
         *counter -= 1;

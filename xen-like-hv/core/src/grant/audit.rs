@@ -62,7 +62,7 @@ fn recount(domains: &[Arc<Domain>], wrong: &mut Vec<String>) -> BTreeMap<(DomId,
                 mapper: mapper.id,
                 frame: mapping.frame,
             });
-            for purpose in mapping.purposes() {
+            for purpose in mapping.purposes().iter() {
                 e.pins.add(purpose, mapping.access);
             }
             if e.mapper != mapper.id || e.frame != mapping.frame {

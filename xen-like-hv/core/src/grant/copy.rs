@@ -6,7 +6,7 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::grant::{GntcopyFlags, GnttabCopy, GnttabCopyPtr, GrantStatus};
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
-use super::active::{self, Access, Held, Purpose};
+use super::active::{self, Access, Held, Purposes};
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::port::Machine;
@@ -31,7 +31,7 @@ impl End<'_> {
         match self.gref {
             Some(gref) => {
                 let held = Some(self.held);
-                active::release(cx.m, &self.domain, gref, &[Purpose::Host], self.access, held);
+                active::release(cx.m, &self.domain, gref, Purposes::HOST, self.access, held);
             }
             None => drop(self.held),
         }
@@ -58,7 +58,7 @@ fn domain_of<M: Machine>(
     named: Named,
 ) -> Result<Arc<Domain>, GrantStatus> {
     let id = DomId::new(ptr.domid);
-    if id == DomId::SELF {
+    if id == DomId::SELF || (id == cx.dom.id && matches!(named, Named::Grant(_))) {
         return Ok(cx.dom.clone());
     }
     match named {
@@ -77,8 +77,7 @@ fn claim<'t, M: Machine>(
     let frames = &cx.hv.frames;
     let (held, gref) = match named {
         Named::Grant(gref) => {
-            let purpose = &[Purpose::Host];
-            (active::claim(frames, cx.m, &domain, gref, cx.dom.id, purpose, access)?, Some(gref))
+            (active::claim(frames, cx.m, &domain, gref, cx.dom.id, Purposes::HOST, access)?, Some(gref))
         }
         Named::Frame(mfn) => (active::hold(frames, cx.m, mfn, domain.id, access)?, None),
     };

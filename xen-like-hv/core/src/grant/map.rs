@@ -1,14 +1,12 @@
 //! Mapping and unmapping granted frames.
 
-use alloc::vec::Vec;
-
 use pv_abi::grant::{
     GNTMAP_GUEST_AVAIL_SHIFT, GntmapFlags, GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus,
 };
 use pv_abi::ids::{DomId, GrantHandle, GrantRef, GuestVa, MachAddr};
 use pv_abi::pte::PteFlags;
 
-use super::active::{self, Access, Purpose};
+use super::active::{self, Access, Purposes};
 use super::maptrack::Mapping;
 use crate::cx::Cx;
 use crate::hypercall::mmu::cpus_of_domain;
@@ -69,7 +67,9 @@ pub(super) fn map_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) {
 
 fn try_map<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) -> Result<(), GrantStatus> {
     let request = decode(op)?;
-    let granter = cx.hv.domains.get(DomId::new(op.dom)).ok_or(GrantStatus::BadDomain)?;
+    let id = DomId::new(op.dom);
+    let granter = if id == cx.dom.id { Some(cx.dom.clone()) } else { cx.hv.domains.get(id) };
+    let granter = granter.ok_or(GrantStatus::BadDomain)?;
     let grants = &cx.dom.grants;
     let handle = grants.maptrack.take_handle(grants.max_handles())?;
     let gref = GrantRef::new(op.gref);
@@ -103,7 +103,7 @@ fn establish<M: Machine>(
 ) -> Result<(), GrantStatus> {
     let purposes = mapping.purposes();
     let (granter, gref, access) = (&mapping.granter, mapping.gref, mapping.access);
-    let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, &purposes, access)?;
+    let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, purposes, access)?;
     if let Some(at) = mapping.host {
         let user =
             if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
@@ -117,7 +117,7 @@ fn establish<M: Machine>(
             avail_bits(flags),
         );
         if made.is_err() {
-            active::release(cx.m, granter, gref, &purposes, access, Some(held));
+            active::release(cx.m, granter, gref, purposes, access, Some(held));
             return Err(GrantStatus::GeneralError);
         }
     }
@@ -129,7 +129,7 @@ fn establish<M: Machine>(
 pub(super) struct Unmapped {
     mapping: Mapping,
     /// What was taken away.
-    purposes: Vec<Purpose>,
+    purposes: Purposes,
     /// The handle, if nothing is left of its mapping: it stays taken until the end.
     handle: Option<GrantHandle>,
 }
@@ -145,7 +145,7 @@ pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef
     };
     let (status, purposes) = match take_away(cx, op, &mut mapping) {
         Ok(purposes) => (GrantStatus::Okay, purposes),
-        Err(status) => (status, Vec::new()),
+        Err(status) => (status, Purposes::default()),
     };
     op.status = status.raw();
     let last = mapping.host.is_none() && !mapping.device;
@@ -160,8 +160,8 @@ fn take_away<M: Machine>(
     cx: &Cx<'_, M>,
     op: &GnttabUnmapGrantRef,
     mapping: &mut Mapping,
-) -> Result<Vec<Purpose>, GrantStatus> {
-    let mut gone = Vec::new();
+) -> Result<Purposes, GrantStatus> {
+    let mut gone = Purposes::default();
     let device = op.dev_bus_addr != 0 && mapping.device;
     if device && op.dev_bus_addr != mapping.frame.to_maddr().raw() {
         return Err(GrantStatus::GeneralError);
@@ -175,23 +175,23 @@ fn take_away<M: Machine>(
         grant_map::remove_host_mapping(cx, at, mapping.frame, map_access(mapping.access))
             .map_err(|_| GrantStatus::GeneralError)?;
         mapping.host = None;
-        gone.push(Purpose::Host);
+        gone.host = true;
     }
     if device {
         mapping.device = false;
-        gone.push(Purpose::Device);
+        gone.device = true;
     }
     Ok(gone)
 }
 
 /// The second half of unmaps: flushes, then gives up pins and references.
-pub(super) fn finish<M: Machine>(cx: &Cx<'_, M>, batch: Vec<Unmapped>) {
-    if batch.iter().any(|u| u.purposes.contains(&Purpose::Host)) {
+pub(super) fn finish<M: Machine>(cx: &Cx<'_, M>, batch: &mut [Option<Unmapped>]) {
+    if batch.iter().flatten().any(|u| u.purposes.host) {
         cx.m.flush(cpus_of_domain(cx.dom), FlushScope::All);
     }
-    for Unmapped { mapping, purposes, handle } in batch {
+    for Unmapped { mapping, purposes, handle } in batch.iter_mut().filter_map(Option::take) {
         let held = handle.and_then(|_| active::adopt(&cx.hv.frames, mapping.frame, mapping.access));
-        active::release(cx.m, &mapping.granter, mapping.gref, &purposes, mapping.access, held);
+        active::release(cx.m, &mapping.granter, mapping.gref, purposes, mapping.access, held);
         if let Some(handle) = handle {
             cx.dom.grants.maptrack.free(handle);
         }

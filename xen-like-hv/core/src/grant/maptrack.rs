@@ -17,7 +17,7 @@ use hv_sync::{SpinLock, rank};
 use pv_abi::grant::GrantStatus;
 use pv_abi::ids::{GrantHandle, GrantRef, Mfn};
 
-use super::active::{Access, Purpose};
+use super::active::{Access, Purposes};
 use crate::domain::Domain;
 use crate::mm::grant_map::HostAddress;
 
@@ -45,10 +45,8 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// What it pins the entry for.
-    pub(super) fn purposes(&self) -> Vec<Purpose> {
-        let host = self.host.map(|_| Purpose::Host);
-        let device = self.device.then_some(Purpose::Device);
-        host.into_iter().chain(device).collect()
+    pub(super) fn purposes(&self) -> Purposes {
+        Purposes { host: self.host.is_some(), device: self.device }
     }
 }
 

@@ -167,7 +167,7 @@ pub fn release_mappings(
         done += 1;
         let Some(mapping) = dom.grants.maptrack.take(handle) else { continue };
         let held = active::adopt(&hv.frames, mapping.frame, mapping.access);
-        active::release(m, &mapping.granter, mapping.gref, &mapping.purposes(), mapping.access, held);
+        active::release(m, &mapping.granter, mapping.gref, mapping.purposes(), mapping.access, held);
         dom.grants.maptrack.free(handle);
     }
     Ok(())

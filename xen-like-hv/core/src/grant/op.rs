@@ -4,7 +4,6 @@
 //! on by what is done. Inside an operation nothing is left half-way.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use pv_abi::errno::Errno;
 use pv_abi::grant::{
@@ -25,7 +24,7 @@ use crate::port::Machine;
 /// Bits of the command that name the operation.
 const CMD_MASK: u32 = (1 << 20) - 1;
 /// Unmaps that share a flush.
-const UNMAP_BATCH: u64 = 32;
+const UNMAP_BATCH: u32 = 32;
 /// The only version of tables.
 const VERSION_1: u32 = 1;
 
@@ -35,6 +34,7 @@ const VERSION_1: u32 = 1;
 /// `EINVAL` for a count that is negative, or not 1 where one operation is expected; `ENOSYS` for a command that is not
 /// offered; `EFAULT` where an operation cannot be read or its status cannot be written. What an operation itself says is
 /// in its status.
+#[inline(always)]
 pub fn grant_table_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let command = args.low32(0);
     let (at, count) = (args.get(1), u64::from(args.low32(2)));
@@ -87,12 +87,19 @@ fn each<M: Machine, T: FromBytes + IntoBytes + Immutable>(
 
 fn unmap<M: Machine>(cx: &Cx<'_, M>, args: &Args, at: u64, count: u64) -> HypercallResult {
     let list = GuestPtr::<GnttabUnmapGrantRef>::array(at, count)?;
+    if count == 1 {
+        let mut op = list.read(cx.m)?;
+        let mut taken = [map::unmap_one(cx, &mut op)];
+        let told = list.write(cx.m, &op);
+        map::finish(cx, &mut taken);
+        return told.map(|()| 0).map_err(Exit::Err);
+    }
     let mut done = 0;
     while done < count {
         if done != 0 && cx.m.preempt_pending() {
             return Err(rest(args, &list, done));
         }
-        let end = done.saturating_add(UNMAP_BATCH).min(count);
+        let end = done.saturating_add(u64::from(UNMAP_BATCH)).min(count);
         unmap_batch(cx, &list, done..end)?;
         done = end;
     }
@@ -105,9 +112,9 @@ fn unmap_batch<M: Machine>(
     list: &GuestPtr<GnttabUnmapGrantRef>,
     range: core::ops::Range<u64>,
 ) -> Result<(), Errno> {
-    let mut batch = Vec::new();
+    let mut batch = [const { None }; UNMAP_BATCH as usize];
     let mut result = Ok(());
-    for index in range {
+    for (slot, index) in batch.iter_mut().zip(range) {
         let mut op = match list.read_at(cx.m, index) {
             Ok(op) => op,
             Err(e) => {
@@ -115,13 +122,13 @@ fn unmap_batch<M: Machine>(
                 break;
             }
         };
-        batch.extend(map::unmap_one(cx, &mut op));
+        *slot = map::unmap_one(cx, &mut op);
         result = list.write_at(cx.m, index, &op);
         if result.is_err() {
             break;
         }
     }
-    map::finish(cx, batch);
+    map::finish(cx, &mut batch);
     result
 }
 

@@ -639,21 +639,28 @@ fn several_cpus_on_one_entry_keep_the_counts() {
             } else {
                 super::active::Access::Write
             };
-            let purpose = [super::active::Purpose::Device];
+            let purpose = super::active::Purposes { host: false, device: true };
             if turn % 3 == 2 {
                 if let Some((gref, access, mfn)) = held.pop() {
                     let back = super::active::adopt(&hv.frames, mfn, access);
-                    super::active::release(m, &granter, gref, &purpose, access, back);
+                    super::active::release(m, &granter, gref, purpose, access, back);
                 }
             } else if let Ok(h) =
-                super::active::claim(&hv.frames, m, &granter, gref, mapper.id, &purpose, access)
+                super::active::claim(&hv.frames, m, &granter, gref, mapper.id, purpose, access)
             {
                 held.push((gref, access, h.into_raw()));
             }
         }
         for (gref, access, mfn) in held {
             let back = super::active::adopt(&hv.frames, mfn, access);
-            super::active::release(m, &granter, gref, &[super::active::Purpose::Device], access, back);
+            super::active::release(
+                m,
+                &granter,
+                gref,
+                super::active::Purposes { host: false, device: true },
+                access,
+                back,
+            );
         }
     };
     std::thread::scope(|scope| {

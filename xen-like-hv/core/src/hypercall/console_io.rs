@@ -20,6 +20,7 @@ const CHUNK: usize = 256;
 /// # Errors
 /// `EPERM` for domains that may not, `EFAULT` for a buffer that cannot be accessed, `E2BIG` for a read whose result would
 /// not fit, `ENOSYS` for an unknown operation.
+#[inline(always)]
 pub fn console_io<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let op = ConsoleIoOp::from_raw(args.low32(0));
     let may_write = op == Some(ConsoleIoOp::Write) && guests_may_write(cx);

@@ -162,6 +162,7 @@ impl<T> GuestPtr<T> {
     }
 
     /// Address of value `index`.
+    #[inline(always)]
     fn at(&self, index: u64) -> Result<GuestVa, Errno> {
         if index >= self.count {
             return Err(Errno::Fault);
@@ -171,48 +172,65 @@ impl<T> GuestPtr<T> {
     }
 }
 
+/// Whether a value is copied word by word rather than by a call.
+const fn is_small<T>() -> bool {
+    size_of::<T>() <= 8 * MOST_WORDS && size_of::<T>().is_multiple_of(4)
+}
+
+#[inline(always)]
+fn read_value<T: FromBytes + IntoBytes>(m: &impl GuestMem, at: GuestVa) -> Result<T, Errno> {
+    let mut value = T::new_zeroed();
+    let copied = if is_small::<T>() {
+        m.copy_small_from_guest(value.as_mut_bytes(), at)
+    } else {
+        m.copy_from_guest(value.as_mut_bytes(), at)
+    };
+    copied.map_err(|_| Errno::Fault)?;
+    Ok(value)
+}
+
 impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
     /// Copies value `index` in: the one time that these bytes are read.
     ///
     /// # Errors
     /// `EFAULT`.
+    #[inline(always)]
     pub fn read_at(&self, m: &impl GuestMem, index: u64) -> Result<T, Errno> {
-        let mut value = T::new_zeroed();
-        m.copy_from_guest(value.as_mut_bytes(), self.at(index)?).map_err(|_| Errno::Fault)?;
-        Ok(value)
+        read_value(m, self.at(index)?)
     }
 
     /// Copies the first value in.
     ///
     /// # Errors
     /// `EFAULT`.
-    #[inline]
+    #[inline(always)]
     pub fn read(&self, m: &impl GuestMem) -> Result<T, Errno> {
         if self.count == 0 {
             return Err(Errno::Fault);
         }
-        let mut value = T::new_zeroed();
-        let copied = if size_of::<T>() <= 8 * MOST_WORDS && size_of::<T>().is_multiple_of(4) {
-            m.copy_small_from_guest(value.as_mut_bytes(), self.base)
-        } else {
-            m.copy_from_guest(value.as_mut_bytes(), self.base)
-        };
-        copied.map_err(|_| Errno::Fault)?;
-        Ok(value)
+        read_value(m, self.base)
     }
 
     /// Copies value `index` out.
     ///
     /// # Errors
     /// `EFAULT`.
+    #[inline(always)]
     pub fn write_at(&self, m: &impl GuestMem, index: u64, value: &T) -> Result<(), Errno> {
-        m.copy_to_guest(self.at(index)?, value.as_bytes()).map_err(|_| Errno::Fault)
+        let at = self.at(index)?;
+        let copied = if is_small::<T>() {
+            m.copy_small_to_guest(at, value.as_bytes())
+        } else {
+            m.copy_to_guest(at, value.as_bytes())
+        };
+        copied.map_err(|_| Errno::Fault)
     }
 
     /// Copies the first value out.
     ///
     /// # Errors
     /// `EFAULT`.
+    #[inline(always)]
     pub fn write(&self, m: &impl GuestMem, value: &T) -> Result<(), Errno> {
         self.write_at(m, 0, value)
     }

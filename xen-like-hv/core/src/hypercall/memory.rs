@@ -32,6 +32,7 @@ const SHARED_INFO_MAX_PFN: usize = 0xc10 / 8;
 ///
 /// # Errors
 /// `ENOSYS`: an unknown command, or one that is not for these guests. Else as each command's handler says.
+#[inline(always)]
 pub fn memory_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let command = u32::try_from(args.get(0) & MEMOP_CMD_MASK).map_err(|_| Errno::NoSys)?;
     let start = args.get(0) >> MEMOP_EXTENT_SHIFT;

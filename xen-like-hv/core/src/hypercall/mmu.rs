@@ -181,6 +181,7 @@ impl Update {
 ///
 /// # Errors
 /// `ESRCH`, `EPERM`: the domain. `EFAULT`: the list. `EINVAL`: an entry. `ENOSYS`: an unknown command.
+#[inline(always)]
 pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     Pt::of(cx).finish().map_err(|e| e.exit(args))?;
     if let Some(result) = ListCall::finished(args) {
@@ -189,6 +190,9 @@ pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
     let call = ListCall::new(cx, args)?;
     let update = Update::new(cx, args.low32(3))?;
     let list = GuestPtr::<MmuUpdate>::array(call.list, u64::from(call.count))?;
+    if call.count == 1 {
+        return one_alone(cx, args, &call, &update, &list);
+    }
     let mut batch = [MmuUpdate::default(); BATCH];
     let mut done = 0_u32;
     while done < call.count {
@@ -206,6 +210,26 @@ pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
         }
     }
     call.end(cx, Ok(()), done)
+}
+
+/// A list of one entry, which needs no room for a batch.
+fn one_alone<M: Machine>(
+    cx: &Cx<'_, M>,
+    args: &Args,
+    call: &ListCall,
+    update: &Update,
+    list: &GuestPtr<MmuUpdate>,
+) -> HypercallResult {
+    let mut done = 0;
+    let request = match list.read(cx.m) {
+        Ok(request) => request,
+        Err(e) => return call.end(cx, Err(e), done),
+    };
+    match run_batch(cx, update, &[request], &mut done) {
+        Ok(()) => call.end(cx, Ok(()), done),
+        Err(TableError::Again) => Err(call.restart(cx, args, done, 16)),
+        Err(TableError::Errno(e)) => call.end(cx, Err(e), done),
+    }
 }
 
 /// Carries out the entries of a batch and counts those done. Consecutive entries of one table lock it once.
@@ -320,6 +344,7 @@ fn plain_write(
 ///
 /// # Errors
 /// `EINVAL`: no L1 for the address, or the entry is refused.
+#[inline(always)]
 pub fn update_va_mapping<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let rights = Rights { frames_of: cx.dom.id, devices: cx.dom.privilege };
     update_va(cx, args, rights)

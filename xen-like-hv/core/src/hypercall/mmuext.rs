@@ -25,6 +25,7 @@ const ENTRIES_PER_PAGE: u32 = 512;
 /// # Errors
 /// `ESRCH`, `EPERM`: the domain. `EFAULT`: the list. `EINVAL`, `EPERM`, `EACCES`: an entry. `EOPNOTSUPP`: superpages.
 /// `ENOSYS`: an unknown command.
+#[inline(always)]
 pub fn mmuext_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     Pt::of(cx).finish().map_err(|e| e.exit(args))?;
     if let Some(result) = ListCall::finished(args) {

@@ -115,6 +115,7 @@ macro_rules! entry {
     }};
 }
 
+#[inline(always)]
 fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
     entry::iret::iret(cx)
 }

@@ -26,6 +26,7 @@ const NS_PER_S: u64 = 1_000_000_000;
 ///
 /// # Errors
 /// `EFAULT` for an argument that cannot be read; what the operations say; `ENOSYS` for an unknown operation.
+#[inline(always)]
 pub fn sched_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let arg = args.get(1);
     match SchedOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {

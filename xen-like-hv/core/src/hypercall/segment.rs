@@ -38,6 +38,7 @@ pub fn set_segment_base<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hypercal
 ///
 /// # Errors
 /// None: a pointer into the hypervisor's area is found out when a frame is to be pushed there.
+#[inline(always)]
 pub fn stack_switch<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     cx.vcpu.entry.kernel_ss.store(u64::from(args.low16(0) | 3), Relaxed);
     cx.vcpu.entry.kernel_sp.store(args.get(1), Relaxed);

@@ -14,6 +14,7 @@ const SOON_NS: u64 = 100_000_000;
 ///
 /// # Errors
 /// None.
+#[inline(always)]
 pub fn set_timer_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(0);
     if at == 0 {

@@ -34,6 +34,7 @@ const MAX_PERIOD_NS: u64 = u64::MAX >> 2;
 ///
 /// # Errors
 /// `ENOENT` for a vcpu that the domain does not have; `EFAULT`; what the operations say; `ENOSYS` for an unknown one.
+#[inline(always)]
 pub fn vcpu_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let v = cx.dom.vcpu(VcpuId::new(args.low32(1))).ok_or(Errno::NoEnt)?;
     let arg = args.get(2);

@@ -66,7 +66,18 @@ pub fn classify(error_code: u32, mode: GuestMode, entry: Option<(Pte, PteFlags)>
 }
 
 /// Deals with a page fault that the guest's code raised at `va`.
+#[inline(always)]
 pub fn guest_page_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_code: u32) -> FaultOutcome {
+    // The CPU keeps no translation of an absent page: whatever the tables say by now, the guest's own handler decides.
+    if error_code & code::PRESENT == 0 {
+        return FaultOutcome::Inject;
+    }
+    guest_protection_fault(cx, va, error_code)
+}
+
+/// A fault of a page that was there.
+#[inline(never)]
+fn guest_protection_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_code: u32) -> FaultOutcome {
     let mode = cx.vcpu.entry.mode();
     let root = match mode {
         GuestMode::Kernel => cx.vcpu.mm.kernel_root(),

@@ -47,7 +47,7 @@ impl<'t> LockedTable<'t> {
     ///
     /// # Errors
     /// The frame, where it is no table in use.
-    #[inline]
+    #[inline(always)]
     pub fn lock(page: PageRef<'t>) -> Result<Self, PageRef<'t>> {
         match types::lock(page.info()) {
             Some(level) => Ok(Self { page, level }),
@@ -71,6 +71,7 @@ impl<'t> LockedTable<'t> {
 }
 
 impl Drop for LockedTable<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
         types::unlock(self.page.info());
     }

@@ -30,24 +30,35 @@ pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va
     if !va.is_canonical() {
         return None;
     }
-    let mut table = root;
-    let mut path = PteFlags::RW | PteFlags::USER;
-    for level in [Level::L4, Level::L3, Level::L2] {
-        let index = level.index(va);
-        if !pte_rules::is_guest_slot(level, index) {
-            return None;
-        }
-        let pte = entry(frames, m, owner, table, level, index)?;
-        if !pte.is_present() {
-            return None;
-        }
-        path = (path & pte.flags()) | ((path | pte.flags()) & PteFlags::NX);
-        table = pte.mfn();
-    }
+    // One level after the other, each with its own constants.
+    let path = PteFlags::RW | PteFlags::USER;
+    let (table, path) = down(frames, m, owner, (root, path), Level::L4, va)?;
+    let (table, path) = down(frames, m, owner, (table, path), Level::L3, va)?;
+    let (table, path) = down(frames, m, owner, (table, path), Level::L2, va)?;
     Some(Found { table, index: Level::L1.index(va), path })
 }
 
+/// The table below the entry of `va` in a table, and what the path allows from there on.
+#[inline(always)]
+fn down(
+    frames: &FrameTable,
+    m: &impl Frames,
+    owner: DomId,
+    (table, path): (Mfn, PteFlags),
+    level: Level,
+    va: GuestVa,
+) -> Option<(Mfn, PteFlags)> {
+    let index = level.index(va);
+    if !pte_rules::is_guest_slot(level, index) {
+        return None;
+    }
+    let pte = entry(frames, m, owner, table, level, index)?;
+    let path = (path & pte.flags()) | ((path | pte.flags()) & PteFlags::NX);
+    pte.is_present().then(|| (pte.mfn(), path))
+}
+
 /// An entry of a table that is one of `owner`'s, of that level and in use, at this moment.
+#[inline(always)]
 #[must_use]
 pub fn entry(
     frames: &FrameTable,

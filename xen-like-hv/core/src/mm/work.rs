@@ -220,17 +220,27 @@ fn validate_l1(
     m: &impl PtMachine,
     rights: Rights,
 ) -> Result<Step, Errno> {
-    let words = m.words(node.mfn);
-    while let Some(word) = words.get(node.done) {
+    // `done` is the truth about which entries hold references wherever this ends; while it runs nobody looks.
+    let from = node.done;
+    for (index, word) in m.words(node.mfn).iter().enumerate().skip(from) {
         let pte = Pte::from_raw(word.load(Relaxed));
-        if pte.is_present() {
-            leaf::get(frames, m, pte, rights)?;
-            store_adjusted(word, pte, Level::L1);
-        } else {
-            pte_rules::check_absent(pte, Level::L1, frames.end())?;
+        if pte == Pte::EMPTY {
+            continue;
         }
-        node.done += 1;
+        let entry = if pte.is_present() {
+            leaf::get(frames, m, pte, rights)
+        } else {
+            pte_rules::check_absent(pte, Level::L1, frames.end())
+        };
+        if let Err(e) = entry {
+            node.done = index;
+            return Err(e);
+        }
+        if pte.is_present() {
+            store_adjusted(word, pte, Level::L1);
+        }
     }
+    node.done = ENTRIES_PER_TABLE;
     Ok(Step::Leave)
 }
 
@@ -333,6 +343,15 @@ fn fill_hypervisor_slots(m: &impl PtMachine, root: Mfn) {
 fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> Step {
     // The table is out of use by now, so one reading of the clock serves all its entries.
     let clock = m.flush_clock();
+    if node.level == Level::L1 {
+        for word in m.words(node.mfn).iter().take(node.done) {
+            let pte = Pte::from_raw(word.load(Relaxed));
+            if pte != Pte::EMPTY {
+                leaf::put(frames, pte, clock);
+            }
+        }
+        node.done = 0;
+    }
     while let Some(index) = node.done.checked_sub(1) {
         node.done = index;
         if !pte_rules::is_guest_slot(node.level, index) {
@@ -340,12 +359,8 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
         }
         let word = m.words(node.mfn).get(index).map_or(0, |w| w.load(Relaxed));
         let pte = Pte::from_raw(word);
-        match node.level.below() {
-            None => leaf::put(frames, pte, clock),
-            Some(level) if pte.is_present() => {
-                return put_child(frames, pte.mfn(), level, clock).map_or(Step::Again, Step::Enter);
-            }
-            Some(_) => {}
+        if let Some(level) = node.level.below().filter(|_| pte.is_present()) {
+            return put_child(frames, pte.mfn(), level, clock).map_or(Step::Again, Step::Enter);
         }
     }
     let Some(page) = frames.info(node.mfn) else { return Step::Leave };

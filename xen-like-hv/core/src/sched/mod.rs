@@ -184,6 +184,7 @@ impl Scheduler {
     }
 
     /// Ends a wait for events, or a poll: what an event's arrival calls.
+    #[inline]
     pub fn unblock(&self, m: &impl SchedPorts, v: &Arc<Vcpu>) {
         // The poll first: a vcpu that begins a new one after this must not lose it.
         end_poll(v);
@@ -237,6 +238,10 @@ impl Scheduler {
 
     /// The calling vcpu lets others of its pcpu go first, once.
     pub fn yield_now(&self, m: &impl SchedPorts, v: &Arc<Vcpu>) {
+        // Where nobody waits anywhere there is nobody to let go first. Who comes later asks for the pcpu by himself.
+        if self.queues.iter().all(|q| q.waiting.load(SeqCst) == 0) {
+            return;
+        }
         v.sched.yielding.store(true, Relaxed);
         self.tickle(m, m.pcpu());
     }
@@ -579,10 +584,16 @@ impl Scheduler {
 }
 
 /// Ends a poll, if there is one, and takes it out of its domain's count.
+#[inline]
 fn end_poll(v: &Vcpu) {
-    if v.sched.end_poll()
-        && let Some(dom) = v.domain()
-    {
+    if v.sched.end_poll() {
+        count_poll_off(v);
+    }
+}
+
+#[inline(never)]
+fn count_poll_off(v: &Vcpu) {
+    if let Some(dom) = v.domain() {
         dom.polling.fetch_sub(1, SeqCst);
     }
 }

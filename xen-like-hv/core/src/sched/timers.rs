@@ -159,6 +159,17 @@ impl Scheduler {
     fn insert_timer(&self, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) {
         let t = v.sched.timers.of(kind);
         loop {
+            // Set anew where it lies already: one lock, and the entry stays.
+            if t.queue.load(SeqCst) == own.raw() {
+                let mut q = self.queue(own).timers.lock();
+                if t.queue.load(SeqCst) == own.raw()
+                    && let Some(entry) = q.heap.remove(t.slot.load(Relaxed))
+                {
+                    t.deadline.store(deadline_ns, Relaxed);
+                    q.heap.push(entry);
+                    return;
+                }
+            }
             self.stop_timer(v, kind);
             let mut q = self.queue(own).timers.lock();
             // Another pcpu may have set it meanwhile; its setting is replaced too.

@@ -63,7 +63,7 @@ extern "C" fn guest_parked(cx: &mut Cx<'static, Metal>) {
 /// Delivers an upcall on the way out; the callee-saved registers are not in the frame.
 #[unsafe(no_mangle)]
 extern "C" fn guest_upcall(cx: &mut Cx<'static, Metal>) -> u32 {
-    let result = hv_core::entry::exit::deliver_pending(cx);
+    let result = hv_core::entry::exit::deliver_upcall(cx);
     park(cx, result)
 }
 

@@ -94,6 +94,32 @@ unsafe fn store<const OFFSET: usize>(base: u64, value: u64, failed: &mut u32) {
     }
 }
 
+/// Stores 32 bits; a fault sets `failed`.
+///
+/// # Safety
+/// As [`load`].
+#[inline(always)]
+unsafe fn store_half(at: u64, value: u32, failed: &mut u32) {
+    // SAFETY: as in `store`.
+    unsafe {
+        asm!(
+            "2: mov [{at}], {value:e}",
+            "3:",
+            ".pushsection .fixup_table, \"a\", @progbits",
+            ".quad 2b, 4f",
+            ".popsection",
+            ".pushsection .text.fixup, \"ax\", @progbits",
+            "4: mov {failed:e}, 1",
+            "jmp 3b",
+            ".popsection",
+            value = in(reg) value,
+            at = in(reg) at,
+            failed = inout(reg) *failed,
+            options(nostack)
+        );
+    }
+}
+
 /// Opens guest memory to the hypervisor.
 #[inline(always)]
 fn open() {
@@ -210,6 +236,31 @@ pub(crate) unsafe fn read_bytes(at: u64, dst: &mut [u8]) -> bool {
         // SAFETY: as above: the last four bytes of the range.
         let half = unsafe { load_half(at + (len as u64 & !7), &mut failed) };
         place.copy_from_slice(&half.to_le_bytes());
+    }
+    close();
+    failed == 0
+}
+
+/// Writes bytes of the guest whose number the compiler knows, a multiple of four; `false` after a fault.
+///
+/// # Safety
+/// As [`read`].
+#[inline(always)]
+pub(crate) unsafe fn write_bytes(at: u64, src: &[u8]) -> bool {
+    let mut failed = 0;
+    open();
+    macro_rules! one {
+        ($index:literal) => {
+            if let Some(word) = src.get($index * 8..$index * 8 + 8).and_then(|b| b.first_chunk()) {
+                // SAFETY: the caller vouches for the range.
+                unsafe { store::<{ $index * 8 }>(at, u64::from_le_bytes(*word), &mut failed) };
+            }
+        };
+    }
+    each_word!(one);
+    if let Some(half) = src.get(src.len() & !7..).and_then(|b| b.first_chunk()) {
+        // SAFETY: as above: the last four bytes of the range.
+        unsafe { store_half(at + (src.len() as u64 & !7), u32::from_le_bytes(*half), &mut failed) };
     }
     close();
     failed == 0

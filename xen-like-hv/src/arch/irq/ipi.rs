@@ -8,6 +8,7 @@ use super::{apic, vectors};
 use crate::arch::mm::tlb;
 use crate::percpu;
 use core::sync::atomic::Ordering;
+use hv_core::port::CpuMask;
 
 /// Serves what others asked of this pcpu's TLB. Called by the interrupt handler and by every spin loop.
 pub(crate) fn serve_flush() {
@@ -23,12 +24,22 @@ pub(crate) fn serve_flush() {
 pub(crate) fn flush_on(mask: u64) {
     let own = percpu::this_cpu();
     let others = mask & percpu::all_mask() & !(1 << own);
+    if others != 0 {
+        flush_with_others(others, mask & 1 << own != 0);
+    } else if mask & 1 << own != 0 {
+        tlb::flush_local();
+    }
+}
+
+/// The part with other pcpus in it; apart, so that a pcpu alone does not carry the tickets.
+#[inline(never)]
+fn flush_with_others(others: u64, this_too: bool) {
     let mut tickets = [0u64; percpu::MAX_PCPUS];
     for cpu in bits(others) {
         tickets[cpu] = percpu::record(cpu).flush_requested.fetch_add(1, Ordering::SeqCst) + 1;
         apic::send(cpu, vectors::FLUSH);
     }
-    if mask & 1 << own != 0 {
+    if this_too {
         tlb::flush_local();
     }
     for cpu in bits(others) {
@@ -57,7 +68,7 @@ pub(crate) fn stop_others() {
     }
 }
 
-/// The numbers of the set bits.
+/// The numbers of the set bits, of those that are pcpus.
 pub(crate) fn bits(mask: u64) -> impl Iterator<Item = usize> {
-    (0..percpu::MAX_PCPUS).filter(move |cpu| mask >> cpu & 1 != 0)
+    CpuMask::from_bits(mask & percpu::all_mask()).iter().filter_map(|cpu| usize::try_from(cpu.raw()).ok())
 }
