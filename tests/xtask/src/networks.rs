@@ -227,7 +227,8 @@ fn hotplug(system: &System) -> Result<()> {
 
 // ---- Linux ----------------------------------------------------------------------------------------------------------
 
-/// What each Linux guest does first: `SELF`, `PEER` and `ROLE` come from the kernel's command line.
+/// What each Linux guest does first; `SELF` and `PEER` come from the kernel's command line. Descriptor 9 never ends: an nc
+/// whose input ends closes its half, and one that is told so leaves at once.
 pub(crate) const PROLOGUE: &str = "#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -238,15 +239,18 @@ fail() { echo \"VERDICT: FAILURE $*\"; sleep 1; poweroff -f; sleep 60; }
 sum() { sha256sum | cut -d' ' -f1; }
 [ -f /netfront.ko ] && { insmod /netfront.ko || fail 'no netfront'; }
 i=0; while [ ! -d /sys/class/net/eth0 ] && [ $i -lt 20 ]; do sleep 1; i=$((i+1)); done
+echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad
 ip link set lo up; ip addr add $SELF/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2 || fail 'no eth0'
+ip -6 addr add fd00::${SELF##*.}/64 dev eth0 || fail 'no IPv6'
+mkfifo /hold; exec 9<>/hold
 bytes() { yes \"$1 0123456789abcdef\" | head -c $2; }
 ";
 
 /// The first guest waits for the second, and for the host.
 const PASSIVE: &str = "bytes one 6000000 >/one
-(while :; do nc -l -p 5001 >/got; echo \"GOT $(sum </got)\"; done) &
+(while :; do nc -l -p 5001 <&9 >/got; echo \"GOT $(sum </got)\"; done) &
 (while :; do nc -l -p 5002 </one >/dev/null; done) &
-(while :; do nc -l -p 5003 >/host; echo \"HOST $(sum </host)\"; done) &
+(while :; do nc -l -p 5003 <&9 >/host; echo \"HOST $(sum </host)\"; done) &
 echo \"ONE $(sum </one)\"
 echo WAITING
 while :; do sleep 100; done
@@ -259,8 +263,9 @@ ping -c 1 -w 20 10.0.2.2 || fail 'no ping to the host'
 bytes two 6000000 >/two
 echo \"TWO $(sum </two)\"
 nc $PEER 5001 </two || fail 'nothing sent'
-nc $PEER 5002 </dev/null >/back || fail 'nothing received'
+nc $PEER 5002 <&9 >/back || fail 'nothing received'
 echo \"BACK $(sum </back)\"
+nc fd00::${PEER##*.} 5001 </back || fail 'nothing sent over IPv6'
 bytes three 300000 >/three
 nc $SERVER 7 </three >/echoed || fail 'no echo'
 [ \"$(sum </three)\" = \"$(sum </echoed)\" ] || fail 'another echo'
@@ -355,13 +360,34 @@ fn same(what: &str, left: &str, right: &str) -> Result<()> {
     if left == right { Ok(()) } else { Err(Failure::new(format!("{what}: {left} is not {right}"))) }
 }
 
+/// Waits until an interface's back end is in a state.
+fn await_state(system: &mut System, guest: &str, number: &str, state: &str) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let list = system.must(&["network-list", guest, "-o", "json"])?;
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&list)
+            .map_err(|error| Failure::new(format!("network-list: {error}\n{list}")))?;
+        if rows.iter().any(|row| row["idx"] == number && row["state"] == state) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            return Err(Failure::new(format!(
+                "interface {number} of '{guest}' never is in state {state}\n{list}"
+            )));
+        }
+        system.session.wait_for(Duration::from_millis(300), |_| false);
+    }
+}
+
 fn work_linux(system: &mut System, to_linux: u16, from_linux: u16) -> Result<String> {
     for guest in ["server.cfg", "passive.cfg", "active.cfg"] {
         system.must(&["create", guest])?;
     }
     let active = await_log(system, "active", LINUX_LIMIT, &["VERDICT: SUCCESS"])?;
-    let passive = await_log(system, "passive", LINUX_LIMIT, &["GOT "])?;
-    same("from Linux to Linux", told(&passive, "GOT")?, told(&active, "TWO")?)?;
+    let six = format!("GOT {}", told(&active, "BACK")?);
+    let passive = await_log(system, "passive", LINUX_LIMIT, &[&six])?;
+    let first = passive.lines().find_map(|line| line.trim().strip_prefix("GOT ")).unwrap_or_default();
+    same(&format!("from Linux to Linux\n{active}\n{passive}"), first, told(&active, "TWO")?)?;
     same("from Linux to Linux, asked for", told(&active, "BACK")?, told(&passive, "ONE")?)?;
     // The host sends, and fetches.
     let bytes = pattern(2 << 20);
@@ -375,7 +401,6 @@ fn work_linux(system: &mut System, to_linux: u16, from_linux: u16) -> Result<Str
     same("from the host to Linux", told(&passive, "HOST")?, &digest(&bytes)?)?;
     let mut fetched = Vec::new();
     let mut stream = connect(from_linux)?;
-    stream.shutdown(Shutdown::Write)?;
     stream.read_to_end(&mut fetched)?;
     same("from Linux to the host", &digest(&fetched)?, told(&passive, "ONE")?)?;
     for log in [&active, &passive] {
@@ -383,6 +408,10 @@ fn work_linux(system: &mut System, to_linux: u16, from_linux: u16) -> Result<Str
             return Err(Failure::new(format!("Linux complains: {line}\n{log}")));
         }
     }
+    // An interface comes while Linux runs, and goes once Linux has let go of it.
+    system.must(&["network-attach", "active", "bridge=inner"])?;
+    await_state(system, "active", "1", "4")?;
+    system.must(&["network-detach", "active", "1"])?;
     let switch = system.must(&["switch"])?;
     let uplink = switch.lines().find(|line| line.contains("eth0")).unwrap_or_default().to_owned();
     for guest in ["active", "passive", "server"] {
