@@ -26,7 +26,7 @@ const LOADS: [(&str, u32, &str); 6] = [
     ("fork_and_exec", 200, "while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done"),
     ("fork", 300, "while [ $i -lt 300 ]; do (:); i=$((i+1)); done"),
     ("pipe_round_trip", 2000, "while [ $i -lt 2000 ]; do echo x >&4; read y <&5; i=$((i+1)); done"),
-    ("small_read_and_write", 50000, "dd if=/dev/zero of=/dev/null bs=1 count=50000 2>/dev/null"),
+    ("small_read_and_write", 40000, "dd if=/dev/zero of=/dev/null bs=1 count=40000 2>/dev/null"),
     ("file_write_of_4096_bytes", 8000, "dd if=/dev/zero of=/file bs=4k count=8000 2>/dev/null; rm /file"),
     ("page_fault", 12288, "dd if=/dev/zero of=/dev/null bs=48M count=1 2>/dev/null"),
 ];
@@ -37,7 +37,7 @@ fn script(prefix: &str, say: &str) -> String {
     text.push_str(say);
     text.push_str("clock() { read up rest </proc/uptime; now=${up%.*}${up#*.}; }\n");
     text.push_str("bench() { say \"BENCH $1 $2 $(( $3 / $2 )) $(( $3 / $2 ))\"; }\n");
-    text.push_str("clock; booted=${now}0000000\nsay UP\n");
+    text.push_str("mknod /dev/zero c 1 5\nclock; booted=${now}0000000\nsay UP\n");
     text.push_str(
         "mkfifo /there /back; (while read x; do echo y; done </there >/back) & exec 4>/there 5</back\n",
     );

@@ -38,8 +38,13 @@ use table::Table;
 /// one compiler; `--wall` adds nanoseconds by the clock on the wall, where only the ratio of the two sides means something.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// What to measure
-    #[arg(short, long, value_enum, value_delimiter = ',', default_values_t = [Part::Alone])]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_delimiter = ',',
+        help = "What to measure [default: alone; everything for --write-docs]"
+    )]
     part: Vec<Part>,
     /// How the figures are shown
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
@@ -62,10 +67,13 @@ pub(crate) struct BenchArgs {
     /// Show the change since the figures of a file
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Take what is not measured now from files that `--save` made
+    #[arg(long, value_name = "FILE")]
+    merge: Vec<PathBuf>,
     /// Tell where the instructions of one row go, by function of the hypervisor
     #[arg(long, value_name = "ROW", conflicts_with_all = ["against_xen", "wall", "svg", "save", "compare"])]
     breakdown: Option<String>,
-    /// Measure everything on both sides and write docs/performance.md with its charts
+    /// Write docs/performance.md with its charts; measures everything unless `--part` says otherwise
     #[arg(long, requires = "against_xen")]
     write_docs: bool,
     /// Say which rows there are
@@ -111,7 +119,11 @@ impl BenchArgs {
     }
 
     fn parts(&self) -> Vec<Part> {
-        if self.write_docs { Part::ALL.to_vec() } else { self.part.clone() }
+        match (&self.part[..], self.write_docs) {
+            ([], true) => Part::ALL.to_vec(),
+            ([], false) => vec![Part::Alone],
+            (parts, _) => parts.to_vec(),
+        }
     }
 
     /// The hypervisors to measure, ours first.
@@ -139,10 +151,14 @@ impl BenchArgs {
     }
 
     fn show(&self, table: &mut Table) -> Result<()> {
+        let text = |file: &PathBuf| std::fs::read_to_string(file).map_err(|error| Failure::at(file, &error));
+        let wrong = |file: &PathBuf, why: String| Failure::new(format!("{}: {why}", file.display()));
+        for file in &self.merge {
+            table.merge(&text(file)?).map_err(|why| wrong(file, why))?;
+        }
         table.sort();
         if let Some(file) = &self.compare {
-            let text = std::fs::read_to_string(file).map_err(|error| Failure::at(file, &error))?;
-            table.compare(&text).map_err(|why| Failure::new(format!("{}: {why}", file.display())))?;
+            table.compare(&text(file)?).map_err(|why| wrong(file, why))?;
         }
         match self.format {
             Format::Text => print!("{}", table.text()),

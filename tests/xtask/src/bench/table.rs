@@ -98,10 +98,30 @@ impl Table {
 
     /// Notes what our figures were in an earlier run, which is in JSON.
     pub(crate) fn compare(&mut self, earlier: &str) -> Result<(), String> {
-        let value: Value = serde_json::from_str(earlier).map_err(|error| error.to_string())?;
-        let rows = value["rows"].as_object().ok_or("no rows: was it made by --save?")?;
+        let rows = saved(earlier)?;
         for line in &mut self.lines {
             line.before = rows.get(&line.name).and_then(|row| row["instructions"].as_u64());
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of an earlier run that are not there.
+    pub(crate) fn merge(&mut self, earlier: &str) -> Result<(), String> {
+        for (name, row) in saved(earlier)? {
+            if self.lines.iter().any(|line| line.name == name) {
+                continue;
+            }
+            let title = row["part"].as_str().unwrap_or_default();
+            let part = Part::ALL.into_iter().find(|part| part.title() == title);
+            let number = |key: &str| row[key].as_u64();
+            self.lines.push(Line {
+                name,
+                part: part.ok_or_else(|| format!("there is no part '{title}'"))?,
+                operations: number("operations").unwrap_or(0),
+                instructions: [number("instructions"), number("xen_instructions")],
+                wall: [number("nanoseconds"), number("xen_nanoseconds")],
+                before: None,
+            });
         }
         Ok(())
     }
@@ -158,6 +178,12 @@ impl Table {
             "geometric_mean_linux": mean(&[Part::Linux]),
         })
     }
+}
+
+/// The rows that `--save` wrote.
+fn saved(text: &str) -> Result<Map<String, Value>, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    value["rows"].as_object().cloned().ok_or_else(|| "no rows: was it made by --save?".into())
 }
 
 /// Which columns a table has.
@@ -262,5 +288,9 @@ mod tests {
         assert!(now.lines.iter().all(|line| line.before == line.instructions[0]));
         assert!(now.text().contains("+0.0%"));
         assert!(now.compare("[]").is_err());
+        let mut merged = Table::default();
+        merged.merge(&table().json().to_string()).unwrap();
+        merged.sort();
+        assert_eq!(merged.text(), table().text());
     }
 }
