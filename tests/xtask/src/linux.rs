@@ -77,7 +77,7 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
     let smp = context.smp.unwrap_or(plan.smp);
-    let (kernel, ramdisk) = match files(plan.name, &format!("CPUS={smp}\n{}", plan.script))? {
+    let Files { kernel, ramdisk } = match files(plan.name, &format!("CPUS={smp}\n{}", plan.script))? {
         Ok(files) => files,
         Err(why) => return Ok(Outcome::Skipped(why)),
     };
@@ -87,8 +87,16 @@ fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
     Ok(guests::judge(&machine.run(LIMIT, Echo::Off)?))
 }
 
+/// A kernel and its ramdisk.
+pub(crate) struct Files {
+    /// The kernel.
+    pub(crate) kernel: PathBuf,
+    /// The ramdisk.
+    pub(crate) ramdisk: PathBuf,
+}
+
 /// A kernel, and a ramdisk that runs a script; or why there are none.
-fn files(name: &str, script: &str) -> Result<std::result::Result<(PathBuf, PathBuf), String>> {
+pub(crate) fn files(name: &str, script: &str) -> Result<std::result::Result<Files, String>> {
     let (kernel, busybox) = match (kernel(), busybox()) {
         (Some(kernel), Some(busybox)) => (kernel, busybox),
         (None, _) => return Ok(Err("no Linux kernel here and none could be downloaded".into())),
@@ -96,7 +104,7 @@ fn files(name: &str, script: &str) -> Result<std::result::Result<(PathBuf, PathB
     };
     let ramdisk = paths::target().join("linux").join(format!("{name}.cpio"));
     paths::write(&ramdisk, archive(&busybox, &format!("{PROLOGUE}{script}{EPILOGUE}"))?)?;
-    Ok(Ok((kernel, ramdisk)))
+    Ok(Ok(Files { kernel, ramdisk }))
 }
 
 /// A ramdisk with a busybox whose first program is a script.

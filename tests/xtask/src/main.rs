@@ -18,6 +18,7 @@ mod host;
 mod images;
 mod lint;
 mod linux;
+mod linux_vcpus;
 mod live;
 mod machines;
 mod networks;

@@ -7,7 +7,10 @@ use crate::failure::Result;
 use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
-use crate::{bench, domu_cases, guests, host, lint, linux, machines, networks, systems, throughput, tooling};
+use crate::{
+    bench, domu_cases, guests, host, lint, linux, linux_vcpus, machines, networks, systems, throughput,
+    tooling,
+};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -119,6 +122,7 @@ fn all() -> Vec<Case> {
     cases.extend(machines::cases());
     cases.extend(guests::cases());
     cases.extend(linux::cases());
+    cases.extend(linux_vcpus::cases());
     cases.extend(systems::cases());
     cases.extend(tooling::cases());
     cases.extend(networks::cases());

@@ -87,11 +87,12 @@ pub fn finish<M: Machine>(cx: &mut Cx<'_, M>) {
     }
 }
 
-/// Makes two registers of a handler's result.
+/// Makes two registers of the result of handler `name`, whose first argument was `first`.
 #[inline(always)]
-fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult) -> Reply {
+fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult, name: &'static str, first: u64) -> Reply {
     match result {
         Ok(value) => Reply::value(value),
+        Err(Exit::Err(Errno::NoSys)) => not_offered(cx, name, first),
         Err(Exit::Err(e)) => Reply::errno(e),
         Err(Exit::RegsReplaced) => {
             cx.exit = Exit::RegsReplaced;
@@ -104,12 +105,20 @@ fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult) -> Reply {
     }
 }
 
+/// Says with `guest_loglvl=debug` what a guest has asked for in vain: whoever ports a kernel wants to know.
+#[cold]
+#[inline(never)]
+fn not_offered<M: Machine>(cx: &Cx<'_, M>, name: &'static str, first: u64) -> Reply {
+    log::debug!(target: "guest", "{}{}: {name}, {first:#x}: ENOSYS", cx.dom.id, cx.vcpu.id);
+    Reply::errno(Errno::NoSys)
+}
+
 /// The table's entry for a handler.
 macro_rules! entry {
     ($handler:path) => {{
         extern "C" fn entry<M: Machine>(cx: &mut Cx<'_, M>, a: u64, b: u64, c: u64, d: u64, e: u64) -> Reply {
             let result = $handler(cx, &Args([a, b, c, d, e, 0]));
-            reply(cx, result)
+            reply(cx, result, stringify!($handler), a)
         }
         entry::<M>
     }};
@@ -120,8 +129,9 @@ fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
     entry::iret::iret(cx)
 }
 
-extern "C" fn unknown<M: Machine>(_: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
-    Reply::errno(Errno::NoSys)
+extern "C" fn unknown<M: Machine>(cx: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
+    let number = cx.regs.rax;
+    not_offered(cx, "a number that stands for no call", number)
 }
 
 /// A batch inside a batch is refused: its progress would have nowhere to be kept.
