@@ -5,6 +5,7 @@
 
 use crate::failure::Result;
 use crate::paths;
+use crate::unsafety;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,8 +26,11 @@ struct Source {
 }
 
 /// Runs every rule, prints what is broken and what is near its limit; the exit status.
-pub(crate) fn run() -> Result<u8> {
+pub(crate) fn run(write: bool) -> Result<u8> {
     let sources = sources();
+    if write && let Some(page) = unsafe_page(&sources) {
+        paths::write(&paths::root().join(unsafety::PAGE), page)?;
+    }
     report_sizes(&sources);
     let faults = faults();
     for fault in &faults {
@@ -41,7 +45,19 @@ pub(crate) fn faults() -> Vec<String> {
     let sources = sources();
     let mut faults: Vec<String> = sources.iter().flat_map(file_faults).collect();
     faults.extend(hypercall_faults(&sources));
+    if unsafe_page(&sources) != fs::read_to_string(paths::root().join(unsafety::PAGE)).ok() {
+        faults.push(format!(
+            "{}: the counts of unsafe are not those of the sources (`check --write`)",
+            unsafety::PAGE
+        ));
+    }
     faults
+}
+
+/// The page about verification with the counts as they are.
+fn unsafe_page(sources: &[Source]) -> Option<String> {
+    let table = unsafety::table(sources.iter().map(|s| (s.name.as_str(), s.text.as_str())));
+    unsafety::put(&fs::read_to_string(paths::root().join(unsafety::PAGE)).ok()?, &table)
 }
 
 fn sources() -> Vec<Source> {

@@ -5,6 +5,7 @@ use crate::boot::BootArgs;
 use crate::check;
 use crate::demo::DemoArgs;
 use crate::failure::Result;
+use crate::fuzz::FuzzArgs;
 use crate::images::{self, Profile};
 use crate::live::{self, GdbArgs, RunArgs};
 use crate::setup;
@@ -48,8 +49,14 @@ pub(crate) enum Verb {
     Gdb(GdbArgs),
     /// Run the tests: host, lints, and guests in QEMU
     Test(TestArgs),
+    /// Feed the fuzz targets: NAME, all, or list
+    Fuzz(FuzzArgs),
     /// Check the rules that no compiler knows: table rows without handler, page or test; sizes; leftovers
-    Check,
+    Check {
+        /// Bring the counts in docs/verification.md up to date
+        #[arg(long)]
+        write: bool,
+    },
 }
 
 impl Verb {
@@ -67,7 +74,8 @@ impl Verb {
             Self::Pvctl { words } => live::pvctl(words),
             Self::Gdb(args) => args.run(),
             Self::Test(args) => args.run(),
-            Self::Check => check::run(),
+            Self::Fuzz(args) => args.run(),
+            Self::Check { write } => check::run(*write),
         }
     }
 }

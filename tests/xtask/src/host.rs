@@ -4,10 +4,14 @@ use crate::suite::{Case, Context, Needs, Outcome};
 use crate::tools;
 
 /// The packages that are tested on the host.
-const PACKAGES: [&str; 6] = ["pv-abi", "hv-sync", "hv-core", "pv-guest-kernel", "dom0-tools", "xtask"];
+const PACKAGES: [&str; 8] =
+    ["pv-abi", "hv-sync", "hv-core", "pv-guest-kernel", "dom0-tools", "fuzz-targets", "race-tests", "xtask"];
 
 /// How many random cases each property gets when time does not matter.
 const LONG_CASES: &str = "20000";
+
+/// How many states each model generates then.
+const LONG_STATES: &str = "3000000";
 
 /// One case for each package.
 pub(crate) fn cases() -> Vec<Case> {
@@ -22,6 +26,7 @@ fn test(package: &str, context: &Context) -> Outcome {
     cargo.args(["test", "--quiet", "-p", package]);
     if context.long {
         cargo.env("PROPTEST_CASES", LONG_CASES);
+        cargo.env("MODEL_STATES", LONG_STATES);
     }
     match tools::quietly("cargo test", &mut cargo) {
         Ok(text) => {

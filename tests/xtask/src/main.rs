@@ -13,6 +13,7 @@ mod demo;
 mod domu;
 mod domu_cases;
 mod failure;
+mod fuzz;
 mod guests;
 mod host;
 mod images;
@@ -33,6 +34,7 @@ mod throughput;
 mod tooling;
 mod tools;
 mod typed;
+mod unsafety;
 mod volume;
 mod worlds;
 

@@ -29,6 +29,8 @@ pub(crate) const MKE2FS: Tool = Tool { binary: "mke2fs", package: "e2fsprogs" };
 pub(crate) const MTOOLS: Tool = Tool { binary: "mformat", package: "mtools" };
 /// Measures networks; only the long tests do.
 pub(crate) const IPERF3: Tool = Tool { binary: "iperf3", package: "iperf3" };
+/// Compiles libFuzzer.
+pub(crate) const CXX: Tool = Tool { binary: "g++", package: "g++" };
 /// The debugger.
 pub(crate) const GDB: Tool = Tool { binary: "gdb", package: "gdb" };
 

@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::Relaxed;
 
 use hv_sync::{SpinLock, rank};
 use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
@@ -18,6 +18,8 @@ use crate::port::{
     GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
     TaskSwitched, Tlb,
 };
+
+pub mod tlb;
 
 const PAGE: u64 = 4096;
 
@@ -54,7 +56,12 @@ pub struct FakeMachine {
     pub exit_requests: AtomicU64,
     /// The pcpu that the test speaks for.
     pub current_pcpu: AtomicU64,
-    clock: AtomicU64,
+    /// How many copies from or to the guest succeed before all fail; `u64::MAX` is never.
+    pub guest_fault_after: AtomicU64,
+    /// How often a countdown to a fault or a preemption was due.
+    pub faults_fired: AtomicU64,
+    /// The flush clock and what pcpus have cached.
+    pub tlb: tlb::FakeTlb,
     /// What was asked.
     pub effects: SpinLock<Effects>,
 }
@@ -77,7 +84,9 @@ impl FakeMachine {
             resched_requests: AtomicU64::new(0),
             exit_requests: AtomicU64::new(0),
             current_pcpu: AtomicU64::new(0),
-            clock: AtomicU64::new(1),
+            guest_fault_after: AtomicU64::new(u64::MAX),
+            faults_fired: AtomicU64::new(0),
+            tlb: tlb::FakeTlb::default(),
             effects: SpinLock::new(rank::CONSOLE, Effects::default()),
         }
     }
@@ -108,6 +117,36 @@ impl FakeMachine {
             done += part;
         }
         Ok(())
+    }
+
+    /// Counts down; true from 0 on.
+    fn is_due(&self, countdown: &AtomicU64) -> bool {
+        match countdown.load(Relaxed) {
+            u64::MAX => false,
+            0 => {
+                self.faults_fired.fetch_add(1, Relaxed);
+                true
+            }
+            n => {
+                countdown.store(n - 1, Relaxed);
+                false
+            }
+        }
+    }
+
+    /// Counts down to the guest accesses that fail: one, and all after it.
+    fn guest_faults(&self) -> bool {
+        self.is_due(&self.guest_fault_after)
+    }
+
+    /// Lets every pcpu cache all translations that it can reach now.
+    pub fn fill_tlbs(&self) {
+        self.tlb.fill_all(&self.frames);
+    }
+
+    /// Takes the root of a pcpu away, as when nothing of a guest runs there; that flushes it.
+    pub fn unload_root(&self, cpu: usize) {
+        self.tlb.load_root(cpu, None, &self.frames);
     }
 
     fn note(&self, name: &'static str, value: u64) {
@@ -158,6 +197,9 @@ impl Frames for FakeMachine {
 
 impl GuestMem for FakeMachine {
     fn copy_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
+        if self.guest_faults() {
+            return Err(Fault(src));
+        }
         let guest = self.guest.lock();
         let len = dst.len();
         Self::each_part(src, len, |page, offset, done, part| {
@@ -168,6 +210,9 @@ impl GuestMem for FakeMachine {
         })
     }
     fn copy_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
+        if self.guest_faults() {
+            return Err(Fault(dst));
+        }
         let mut guest = self.guest.lock();
         Self::each_part(dst, src.len(), |page, offset, done, part| {
             guest.get_mut(&page).is_some_and(|p| {
@@ -180,17 +225,19 @@ impl GuestMem for FakeMachine {
 
 impl Tlb for FakeMachine {
     fn flush(&self, cpus: CpuMask, scope: FlushScope) {
-        self.clock.fetch_add(1, SeqCst);
+        if scope == FlushScope::All {
+            self.tlb.flush(cpus, &self.frames);
+        }
         self.effects.lock().flushes.push((cpus, scope));
     }
     fn flush_local(&self, scope: FlushScope) {
-        self.flush(CpuMask::of(PcpuId::new(0)), scope);
+        self.flush(CpuMask::of(self.pcpu()), scope);
     }
     fn flush_clock(&self) -> u64 {
-        self.clock.load(SeqCst)
+        self.tlb.clock()
     }
     fn stale_since(&self, cpus: CpuMask, stamp: u64) -> CpuMask {
-        if stamp >= self.flush_clock() { cpus } else { CpuMask::EMPTY }
+        self.tlb.stale_since(cpus, stamp)
     }
 }
 
@@ -246,14 +293,7 @@ impl Cpu for FakeMachine {
         CpuMask::from_bits(0b11)
     }
     fn preempt_pending(&self) -> bool {
-        match self.preempt_after.load(Relaxed) {
-            u64::MAX => false,
-            0 => true,
-            n => {
-                self.preempt_after.store(n - 1, Relaxed);
-                false
-            }
-        }
+        self.is_due(&self.preempt_after)
     }
     fn request_resched(&self) {
         self.resched_requests.fetch_add(1, Relaxed);
@@ -262,6 +302,8 @@ impl Cpu for FakeMachine {
         self.exit_requests.fetch_add(1, Relaxed);
     }
     fn load_root(&self, root: Mfn) {
+        let cpu = usize::try_from(self.current_pcpu.load(Relaxed)).unwrap_or(0);
+        self.tlb.load_root(cpu, Some(root), &self.frames);
         self.effects.lock().roots.push(root);
     }
     fn enter_mode(&self, _to: GuestMode) {
@@ -357,6 +399,11 @@ impl Power for FakeMachine {
     }
 }
 
+/// Makes all frames of a table reserved again, for the next world; nobody uses the last one any more.
+pub fn forget(pages: &[crate::frame::PageInfo]) {
+    pages.iter().for_each(crate::frame::PageInfo::forget);
+}
+
 /// A hypervisor over a [`FakeMachine`], for tests.
 #[derive(Debug)]
 pub struct FakeWorld {
@@ -371,7 +418,14 @@ impl FakeWorld {
     #[must_use]
     pub fn new(nr_frames: usize) -> Self {
         let pages: Vec<_> = (0..nr_frames).map(|_| crate::frame::PageInfo::new()).collect();
-        let frames = crate::frame::FrameTable::new(Box::leak(pages.into_boxed_slice()));
+        Self::over(Box::leak(pages.into_boxed_slice()))
+    }
+
+    /// As [`Self::new`], with a table of reserved frames that the caller has.
+    #[must_use]
+    pub fn over(pages: &'static [crate::frame::PageInfo]) -> Self {
+        let nr_frames = pages.len();
+        let frames = crate::frame::FrameTable::new(pages);
         frames.add_free_range(Mfn::new(1), Mfn::new(u64::try_from(nr_frames).unwrap_or(0)));
         let platform = crate::hv::Platform { nr_pcpus: 2, ..Default::default() };
         let hv = crate::Hypervisor::new(platform, frames, crate::sched::Scheduler::new(2));

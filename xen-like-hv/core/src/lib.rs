@@ -21,8 +21,37 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+/// Whether a test has sown this fault (see `seeded.rs`); `false` where it is no test.
+#[cfg(test)]
+macro_rules! seeded {
+    ($fault:ident) => {
+        crate::seeded::is(crate::seeded::Fault::$fault)
+    };
+}
+#[cfg(not(test))]
+macro_rules! seeded {
+    ($fault:ident) => {
+        false
+    };
+}
+
+/// Whether a test wants this allocation to fail; `false` where it is no test.
+#[cfg(test)]
+macro_rules! memory_is_short {
+    () => {
+        crate::seeded::allocation_fails()
+    };
+}
+#[cfg(not(test))]
+macro_rules! memory_is_short {
+    () => {
+        false
+    };
+}
+
 pub mod access;
 pub mod acpi;
+mod atomic;
 pub mod audit;
 pub mod boot_memory;
 pub mod bounded;
@@ -36,14 +65,20 @@ pub mod error;
 pub mod evtchn;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+#[cfg(test)]
+mod faults;
 pub mod frame;
 pub mod grant;
 pub mod hv;
 pub mod hypercall;
 pub mod mm;
+#[cfg(test)]
+mod models;
 pub mod port;
 pub mod regs;
 pub mod sched;
+#[cfg(test)]
+pub(crate) mod seeded;
 pub mod symbols;
 pub mod vcpu;
 

@@ -48,7 +48,9 @@ fn disconnect(m: &impl EventPorts, dom: &Arc<Domain>, ends: &mut Ends<'_>, port:
     let old = ends.local().release(port);
     match &old.state {
         PortState::Interdomain(peer) => {
-            if let Ok(theirs) = ends.remote().port_mut(peer.port) {
+            if let Ok(theirs) = ends.remote().port_mut(peer.port)
+                && !seeded!(CloseLeavesPeer)
+            {
                 theirs.state = PortState::Unbound(dom.id);
             }
         }
@@ -59,7 +61,9 @@ fn disconnect(m: &impl EventPorts, dom: &Arc<Domain>, ends: &mut Ends<'_>, port:
         }
         _ => {}
     }
-    send::clear_pending(m, dom, port);
+    if !seeded!(CloseKeepsPending) {
+        send::clear_pending(m, dom, port);
+    }
     old
 }
 

@@ -46,6 +46,7 @@ mod table;
 mod tests;
 mod vcpu_info;
 mod virq;
+mod words;
 
 pub use audit::audit;
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, status, virq_is_bound};

@@ -18,7 +18,7 @@ use pv_abi::ids::{EvtchnPort, VcpuId, Virq};
 use pv_abi::shared_info::{EVTCHN_2L_NR_CHANNELS, SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING};
 
 use super::table::{Port, PortState};
-use super::{fifo, virq};
+use super::{fifo, virq, words};
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
 use crate::port::Frames;
@@ -87,20 +87,19 @@ fn set_pending_inline(
         return;
     }
     // The page is looked up once for both bitmaps: this is the path of every event.
-    let words = m.words(dom.shared_info);
+    let page = m.words(dom.shared_info);
     let Ok(word) = usize::try_from(port.raw() / 64) else { return };
     let bit = 1 << (port.raw() % 64);
     if port.raw() >= EVTCHN_2L_NR_CHANNELS {
         return;
     }
     let bitmaps =
-        (words.get(SHARED_INFO_EVTCHN_PENDING / 8 + word), words.get(SHARED_INFO_EVTCHN_MASK / 8 + word));
+        (page.get(SHARED_INFO_EVTCHN_PENDING / 8 + word), page.get(SHARED_INFO_EVTCHN_MASK / 8 + word));
     let (Some(pending), Some(mask)) = bitmaps else { return };
-    if pending.fetch_or(bit, SeqCst) & bit != 0 {
-        return;
-    }
-    if mask.load(SeqCst) & bit == 0 {
-        notify(hv, m, dom, target, port);
+    match words::pend(pending, mask, bit) {
+        words::Pended::Already => return,
+        words::Pended::Masked => {}
+        words::Pended::Notify => notify(hv, m, dom, target, port),
     }
     // The domain may have looked for pending bits before this one was set, and changed to the other ABI.
     if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
@@ -143,7 +142,7 @@ fn notify_first(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: Evtchn
 
 #[inline(always)]
 fn notify_vcpu(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>, port: EvtchnPort) {
-    let selector = 1_u64.checked_shl(port.raw() / 64).unwrap_or(0);
+    let selector = if seeded!(NoSelector) { 0 } else { 1_u64.checked_shl(port.raw() / 64).unwrap_or(0) };
     if target.events.raise(m, selector) {
         wake(hv, m, target);
     }
@@ -235,8 +234,8 @@ pub fn unmask(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPo
         return Ok(());
     }
     let Some((mask, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port) else { return Ok(()) };
-    let was_masked = mask.fetch_and(!bit, SeqCst) & bit != 0;
-    if was_masked && is_pending(m, dom, port) {
+    let Some((pending, _)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) else { return Ok(()) };
+    if words::unmask(pending, mask, bit) {
         notify(hv, m, dom, p.target.as_ref(), port);
     }
     Ok(())

@@ -165,6 +165,9 @@ struct Room {
 impl Room {
     fn for_ports(wanted: usize) -> Result<Self, Errno> {
         let mut room = Self { ports: Vec::new(), free: Vec::new() };
+        if memory_is_short!() {
+            return Err(Errno::NoMem);
+        }
         room.ports.try_reserve_exact(wanted).map_err(|_| Errno::NoMem)?;
         room.free.try_reserve_exact(wanted.div_ceil(64)).map_err(|_| Errno::NoMem)?;
         Ok(room)

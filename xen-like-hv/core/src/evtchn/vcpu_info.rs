@@ -10,6 +10,7 @@ use pv_abi::evtchn::NR_VIRQS;
 use pv_abi::ids::{EvtchnPort, Mfn, Virq};
 use pv_abi::shared_info::{VCPU_INFO_CR2, VCPU_INFO_PENDING_SEL, VCPU_INFO_TIME};
 
+use super::words;
 use crate::port::Frames;
 
 /// `evtchn_upcall_pending`, as part of word 0.
@@ -73,12 +74,12 @@ impl VcpuEvents {
         if info == 0 {
             return false;
         }
-        let words = m.words(Mfn::new(info >> 12));
+        let frame = m.words(Mfn::new(info >> 12));
         let Ok(index) = usize::try_from(info >> 3 & 511) else { return false };
-        let (Some(upcall), Some(select)) = (words.get(index), words.get(index + SELECTOR_WORD)) else {
+        let (Some(upcall), Some(select)) = (frame.get(index), frame.get(index + SELECTOR_WORD)) else {
             return false;
         };
-        select.fetch_or(selector, SeqCst) & selector == 0 && upcall.fetch_or(1, SeqCst) & 1 == 0
+        words::raise(select, upcall, selector)
     }
 
     /// Sets `evtchn_upcall_pending`; whether it was clear.

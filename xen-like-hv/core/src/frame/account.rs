@@ -234,6 +234,14 @@ impl DomainMemory {
         n
     }
 
+    /// The lists with the order of their frames, and whether a teardown has joined them.
+    #[cfg(test)]
+    pub(crate) fn lists(&self) -> ([alloc::vec::Vec<u32>; 3], bool) {
+        let lists = self.account.lists.lock();
+        let frames = |head| list::iter(self.account.pages, head).collect();
+        ([frames(lists.owned), frames(lists.released), frames(lists.special)], lists.merged)
+    }
+
     /// Calls `f` for each frame: owned, kept by others, the hypervisor's. For audits: it holds the lock throughout.
     pub fn for_each(&self, mut f: impl FnMut(Mfn)) {
         let lists = self.account.lists.lock();

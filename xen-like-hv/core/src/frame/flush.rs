@@ -12,7 +12,7 @@ pub struct Flushed {
 /// Flushes every pcpu that has had no full flush since `stamp`, the flush clock when the frame's last mapping ended.
 /// A stamp of 0 says that the frame was never mapped.
 pub fn before_reuse(m: &(impl Tlb + Cpu), stamp: u64) -> Flushed {
-    if stamp != 0 {
+    if stamp != 0 && !seeded!(NoFlushBeforeReuse) {
         let stale = m.stale_since(m.online(), stamp);
         if !stale.is_empty() {
             m.flush(stale, FlushScope::All);

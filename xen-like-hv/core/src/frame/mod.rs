@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`page_info`] | the two words of a frame, with their states |
-//! | `types` | moves of the type word |
+//! | `types`, `counts` | moves of the type word and of the count word |
 //! | [`refs`] | references as tokens |
 //! | [`flush`] | the flush that must come before a new use |
 //! | [`account`] | the frames of one domain |
@@ -25,6 +25,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, Mfn};
 
 pub mod account;
+pub(crate) mod counts;
 pub mod flush;
 mod heap;
 mod list;
@@ -41,6 +42,7 @@ pub use refs::{PageRef, WritableRef};
 
 use crate::port::{Cpu, Frames, Tlb};
 use account::Account;
+use counts::CountRefused;
 use heap::{Block, Heap};
 use page_info::CountInfo;
 
@@ -257,7 +259,7 @@ impl FrameTable {
     /// A block for `whom`, or for the hypervisor. What others have claimed is not touched.
     fn take(&self, order: u32, address_bits: u32, whom: Option<&Account>) -> Result<Block, FrameError> {
         let order = usize::try_from(order).map_err(|_| FrameError::NoMemory)?;
-        if order >= heap::ORDERS {
+        if order >= heap::ORDERS || memory_is_short!() {
             return Err(FrameError::NoMemory);
         }
         let zones = heap::zones_within(address_bits);
@@ -335,13 +337,8 @@ impl FrameTable {
     pub(crate) fn steal(&self, memory: &DomainMemory, mfn: Mfn) -> Result<(), FrameError> {
         let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
         let index = u32::try_from(mfn.raw()).map_err(|_| FrameError::NotOwned)?;
-        loop {
-            let idle = CountInfo::allocated_to(memory.id());
-            match page.swap_count_info(idle, CountInfo::hypervisor()) {
-                Ok(()) => break,
-                Err(seen) if seen == idle => {}
-                Err(_) => return Err(FrameError::NotOwned),
-            }
+        if !counts::steal(page, memory.id()) {
+            return Err(FrameError::NotOwned);
         }
         // No reference, so no use: a type reference comes with a general one.
         assert!(page.type_info().count() == 0, "{mfn} in use without a reference");
@@ -429,7 +426,7 @@ impl FrameTable {
         }
         assert!(page.count_info().special(), "{mfn} is not the hypervisor's to free");
         let types::TypePut::Done = types::put(page) else { return self.count_leak() };
-        if self.clear_allocated(page).is_some() {
+        if counts::clear_allocated(page).is_some() {
             self.put_raw(mfn, page);
         }
     }
@@ -440,7 +437,7 @@ impl FrameTable {
         if page.page.count_info().special() {
             return false;
         }
-        let released = self.clear_allocated(page.page).is_some();
+        let released = counts::clear_allocated(page.page).is_some();
         if released {
             self.note_released(page);
             self.put_raw(page.mfn, page.page);
@@ -455,20 +452,6 @@ impl FrameTable {
             (owner.and_then(|o| self.account(o)), u32::try_from(page.mfn.raw()))
         {
             account.note_released(index);
-        }
-    }
-
-    /// Clears `ALLOCATED`; `None` where it was clear.
-    fn clear_allocated(&self, page: &PageInfo) -> Option<CountInfo> {
-        let mut now = page.count_info();
-        loop {
-            if !now.allocated() {
-                return None;
-            }
-            match page.swap_count_info(now, now.without_allocated()) {
-                Ok(()) => return Some(now),
-                Err(seen) => now = seen,
-            }
         }
     }
 
@@ -491,18 +474,10 @@ impl FrameTable {
     #[inline(always)]
     fn get_page_below(&self, mfn: Mfn, owner: DomId, max: u64) -> Result<PageRef<'_>, FrameError> {
         let page = self.info(mfn).ok_or(FrameError::NotOwned)?;
-        let mut now = page.count_info();
-        loop {
-            if !now.is_owned_by(owner) || now.count() == 0 {
-                return Err(FrameError::NotOwned);
-            }
-            if now.count() >= max {
-                return Err(FrameError::Overflow);
-            }
-            match page.swap_count_info(now, now.plus_one()) {
-                Ok(()) => return Ok(PageRef { table: self, page, mfn }),
-                Err(seen) => now = seen,
-            }
+        match counts::get(page, owner, max) {
+            Ok(()) => Ok(PageRef { table: self, page, mfn }),
+            Err(CountRefused::NotOwned) => Err(FrameError::NotOwned),
+            Err(CountRefused::Overflow) => Err(FrameError::Overflow),
         }
     }
 

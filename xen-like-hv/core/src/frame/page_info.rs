@@ -29,10 +29,11 @@
 //! order plus one, in any other free frame 0.
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use pv_abi::ids::DomId;
 use pv_abi::pte::Level;
+
+use crate::atomic::{AtomicU32, AtomicU64};
 
 /// No frame, in a link.
 pub(super) const NIL: u32 = u32::MAX;
@@ -95,6 +96,11 @@ impl TypeInfo {
     /// A word with no flag.
     pub(crate) const fn of(ty: PageType, count: u64) -> Self {
         Self(ty.code() << Self::TYPE_SHIFT | count)
+    }
+    /// The word itself.
+    #[cfg(test)]
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
     }
     pub(crate) const fn ty(self) -> PageType {
         PageType::from_code(self.0 >> Self::TYPE_SHIFT)
@@ -195,6 +201,11 @@ impl CountInfo {
     pub(crate) const fn hypervisor() -> Self {
         Self(Self::of(FrameState::Hypervisor).0 | 1)
     }
+    /// The word itself.
+    #[cfg(test)]
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
     pub(crate) const fn state(self) -> FrameState {
         match self.0 >> Self::STATE_SHIFT {
             1 => FrameState::Device,
@@ -247,10 +258,18 @@ pub struct PageInfo {
     pub(super) prev: AtomicU32,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<PageInfo>() == 32);
 
 impl PageInfo {
     /// A reserved frame.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A reserved frame.
+    #[cfg(not(loom))]
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -268,7 +287,7 @@ impl PageInfo {
     }
 
     /// Sets the count word of a frame that nobody else can reach.
-    pub(super) fn set_count_info(&self, value: CountInfo) {
+    pub(crate) fn set_count_info(&self, value: CountInfo) {
         self.count_info.store(value.0, Release);
     }
 
@@ -300,6 +319,16 @@ impl PageInfo {
         self.type_info.compare_exchange_weak(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(TypeInfo)
     }
 
+    /// Back to a reserved frame, for the next world of a test.
+    #[cfg(any(test, feature = "fake"))]
+    pub(crate) fn forget(&self) {
+        for word in [&self.count_info, &self.type_info, &self.stamp] {
+            word.store(0, Relaxed);
+        }
+        self.next.store(0, Relaxed);
+        self.prev.store(0, Relaxed);
+    }
+
     #[inline]
     pub(crate) fn stamp(&self) -> u64 {
         self.stamp.load(Acquire)
@@ -309,7 +338,7 @@ impl PageInfo {
     /// reading stays, whoever stores last (XSA-241).
     #[inline]
     pub(crate) fn note_unmapped(&self, clock: u64) {
-        if self.stamp.load(Relaxed) < clock {
+        if self.stamp.load(Relaxed) < clock && !seeded!(NoStamp) {
             self.stamp.fetch_max(clock, AcqRel);
         }
     }

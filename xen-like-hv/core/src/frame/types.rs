@@ -11,6 +11,7 @@
 
 use super::flush::Flushed;
 use super::page_info::{PageInfo, PageType, TypeInfo};
+use crate::atomic::relax;
 
 /// Why a type reference was not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +70,11 @@ fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRef
             Ok((claimed, TypeGot::Claimed))
         };
     }
-    if !now.is_type(ty) {
+    let sown = seeded!(TableIsWritable) && now.validated() && ty == PageType::Writable;
+    if !now.is_type(ty) && !sown {
         return Err(TypeRefused::Mismatch);
     }
-    if !now.validated() {
+    if !now.validated() && !seeded!(BusyIsHeld) {
         return Err(TypeRefused::Busy);
     }
     if now.count() >= TypeInfo::MAX_COUNT {
@@ -105,11 +107,11 @@ pub(crate) fn put(page: &PageInfo) -> TypePut {
         assert!(now.count() != 0 && now.validated(), "type reference put that nobody holds: {now:?}");
         let last = now.count() == 1;
         if now.locked() && now.count() == 2 {
-            hv_sync::relax();
+            relax();
             now = page.type_info();
             continue;
         }
-        let (next, result) = if last && now.ty().needs_audit() {
+        let (next, result) = if last && now.ty().needs_audit() && !seeded!(NoDevalidation) {
             (now.without_validated(), TypePut::Last)
         } else if last {
             (now.minus_one().without_validated(), TypePut::Done)
@@ -133,7 +135,7 @@ pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
             return None;
         }
         if now.locked() {
-            hv_sync::relax();
+            relax();
             now = page.type_info();
             continue;
         }
@@ -166,7 +168,7 @@ pub(crate) fn set_pinned(page: &PageInfo, pin: Pin) -> bool {
             Pin::Unpin => now.without_pinned(),
         };
         if next == now {
-            return false;
+            return seeded!(PinsTwice) && pin == Pin::Pin;
         }
         match page.swap_type_info(now, next) {
             Ok(()) => return true,

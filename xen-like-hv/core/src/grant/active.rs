@@ -22,18 +22,11 @@ use hv_sync::{SpinLock, rank};
 use pv_abi::grant::{GrantEntryV1, GrantFlags, GrantStatus, V1_ENTRIES_PER_FRAME};
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
+pub(super) use super::word::Access;
+use super::word::{clear_flags, mark_used};
 use crate::domain::Domain;
 use crate::frame::{FrameTable, PageRef, WritableRef};
 use crate::port::{Cpu, Frames, Tlb};
-
-/// What a claim of an entry may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    /// Read.
-    Read,
-    /// Read and write.
-    Write,
-}
 
 /// What a claim is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +62,6 @@ impl Purposes {
 
 /// How often an entry may be pinned for one purpose.
 const MAX_PINS: u32 = 0xffff;
-/// How often a shared entry that changes under the hypervisor is looked at again.
-const MAX_RETRIES: u32 = 5;
 /// Entries of a frame, as an index.
 const PER_FRAME: usize = V1_ENTRIES_PER_FRAME as usize;
 
@@ -218,36 +209,6 @@ pub(super) fn adopt(frames: &FrameTable, mfn: Mfn, access: Access) -> Option<Hel
     }
 }
 
-/// Marks a shared entry as used, if it serves `grantee` in that way; returns its frame.
-fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<Mfn, GrantStatus> {
-    for _ in 0..MAX_RETRIES {
-        let word = shared.load(SeqCst);
-        let mut entry = GrantEntryV1::from_word(word);
-        let flags = GrantFlags::from_bits_retain(entry.flags);
-        let kind = flags & (GrantFlags::TYPE_MASK | GrantFlags::SUB_PAGE);
-        if kind != GrantFlags::PERMIT_ACCESS || entry.domid != grantee.raw() {
-            return Err(GrantStatus::GeneralError);
-        }
-        let used = match access {
-            Access::Read => GrantFlags::READING,
-            Access::Write if flags.contains(GrantFlags::READONLY) => return Err(GrantStatus::GeneralError),
-            Access::Write => GrantFlags::READING | GrantFlags::WRITING,
-        };
-        entry.flags |= used.bits();
-        if shared.compare_exchange(word, entry.to_word(), SeqCst, SeqCst).is_ok() {
-            return Ok(Mfn::new(u64::from(entry.frame)));
-        }
-    }
-    // The guest rewrites it all the time: its own fault.
-    Err(GrantStatus::GeneralError)
-}
-
-fn clear_flags(shared: Option<&AtomicU64>, flags: GrantFlags) {
-    if let Some(word) = shared {
-        word.fetch_and(!u64::from(flags.bits()), SeqCst);
-    }
-}
-
 /// The flags that a change of the pins makes wrong.
 fn stale_flags(pins: Pins) -> GrantFlags {
     let mut stale = GrantFlags::empty();
@@ -293,10 +254,13 @@ pub(super) fn claim<'t>(
     let mut frame = active.frame;
     if !pinned || first_writer {
         let named = mark_used(shared, grantee, access)?;
-        // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500).
-        if !pinned {
-            frame = named;
+        // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500). What the entry says of
+        // writing is about the frame that it names: a reader's frame is not written because another one may be.
+        if pinned && named != frame && !seeded!(PinnedFollowsEntry) {
+            clear_flags(Some(shared), stale_flags(active.pins));
+            return Err(GrantStatus::GeneralError);
         }
+        frame = named;
     }
     match hold(frames, m, frame, granter.id, access) {
         Ok(held) => {
@@ -326,7 +290,7 @@ pub(super) fn release(
     for purpose in purposes.iter() {
         let counter = active.pins.counter(purpose, access);
         assert!(*counter != 0, "grant {gref} of {} unpinned too often", granter.id);
-        *counter -= 1;
+        *counter -= u32::from(!seeded!(ReleaseKeepsPin));
     }
     let stale = stale_flags(active.pins);
     drop(held);
@@ -392,6 +356,9 @@ impl Room {
     /// Room beside `had` frames; `None` where there is no memory.
     pub(super) fn beside(had: usize) -> Option<Self> {
         let mut room = Self { frames: Vec::new(), groups: Vec::new(), group: Vec::new() };
+        if memory_is_short!() {
+            return None;
+        }
         room.frames.try_reserve_exact(had + 1).ok()?;
         room.groups.try_reserve_exact(had + 1).ok()?;
         room.group.try_reserve_exact(PER_FRAME).ok()?;

@@ -138,6 +138,9 @@ impl Maptrack {
     /// Room for twice the slots, allocated outside the lock.
     fn make_room(&self, had: usize) -> Result<(), GrantStatus> {
         let mut bigger = Vec::new();
+        if memory_is_short!() {
+            return Err(GrantStatus::NoDeviceSpace);
+        }
         bigger.try_reserve_exact((had * 2).max(GROUP)).map_err(|_| GrantStatus::NoDeviceSpace)?;
         let mut slots = self.slots.lock();
         if bigger.capacity() > slots.slots.capacity() {
@@ -166,6 +169,10 @@ impl Maptrack {
         let mut slots = self.slots.lock();
         let slot = slots.slots.get_mut(index(handle))?;
         match core::mem::take(slot) {
+            Slot::Mapped(mapping) if seeded!(HandleTakenTwice) => {
+                *slot = Slot::Mapped(mapping.clone());
+                Some(mapping)
+            }
             Slot::Mapped(mapping) => Some(mapping),
             other => {
                 *slot = other;
@@ -180,6 +187,31 @@ impl Maptrack {
         let skip = usize::try_from(from).ok()?;
         let found = slots.slots.iter().enumerate().skip(skip).find(|(_, s)| matches!(s, Slot::Mapped(_)));
         found.and_then(|(n, _)| u32::try_from(n).ok()).map(GrantHandle::new)
+    }
+
+    /// Every slot in words, and where the free list begins.
+    #[cfg(test)]
+    pub(super) fn describe(&self) -> alloc::string::String {
+        let slots = self.slots.lock();
+        let mut text = alloc::format!("{:?}", slots.first_free);
+        for slot in &slots.slots {
+            text += &match slot {
+                Slot::Taken => alloc::string::String::from(" taken"),
+                Slot::Free(next) => alloc::format!(" {next:?}"),
+                Slot::Mapped(m) => {
+                    alloc::format!(
+                        " {} {} {} {:?} {:?} {}",
+                        m.granter.id,
+                        m.gref,
+                        m.frame,
+                        m.access,
+                        m.host,
+                        m.device
+                    )
+                }
+            };
+        }
+        text
     }
 
     /// All mappings; for the audit.

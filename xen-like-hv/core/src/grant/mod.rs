@@ -34,6 +34,7 @@ mod maptrack;
 mod op;
 #[cfg(test)]
 mod tests;
+mod word;
 
 pub use audit::{audit, held_frames};
 pub use op::grant_table_op;
@@ -98,6 +99,15 @@ impl DomainGrants {
     #[must_use]
     pub fn frame(&self, index: usize) -> Option<Mfn> {
         self.granter.frame(index)
+    }
+
+    /// Both sides in words.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> alloc::string::String {
+        self.granter.with(|table| {
+            let used: alloc::vec::Vec<_> = table.records().filter(|(_, a)| !a.pins.is_empty()).collect();
+            alloc::format!("{used:?} {}", self.maptrack.describe())
+        })
     }
 
     fn max_handles(&self) -> usize {

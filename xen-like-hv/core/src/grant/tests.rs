@@ -384,6 +384,19 @@ fn host_and_device_go_one_by_one() {
 }
 
 #[test]
+fn a_readers_frame_is_not_written_because_the_entry_offers_another() {
+    let t = Test::new();
+    let first = t.offer(READONLY, 0);
+    let (_, a) = t.map(MAPPER, DEVICE | MAP_RO, 8, 0);
+    t.grant(GRANTER, 8, PERMIT | READING, MAPPER_ID, t.guests[GRANTER].mfns[1]);
+    assert_eq!(t.map(MAPPER, DEVICE, 8, 0).0, GeneralError);
+    assert_eq!(t.entry(GRANTER, 8).flags, PERMIT | READING, "the readers stay");
+    t.audit();
+    assert_eq!(t.unmap(MAPPER, a.handle, 0, first.raw() << 12), Okay);
+    t.audit();
+}
+
+#[test]
 fn a_pinned_entry_keeps_its_frame_and_its_domain() {
     let t = Test::new();
     let first = t.offer(0, 0);

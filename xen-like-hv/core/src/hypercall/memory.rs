@@ -160,6 +160,9 @@ fn set_memory_map<M: Machine>(cx: &Cx<'_, M>, arg: u64) -> HypercallResult {
     let dom = target(cx, DomId::new(foreign.domid))?;
     let count = usize::try_from(foreign.map.nr_entries).map_err(|_| Errno::Inval)?;
     let mut entries = Vec::new();
+    if memory_is_short!() {
+        return Err(Errno::NoMem.into());
+    }
     entries.try_reserve_exact(count).map_err(|_| Errno::NoMem)?;
     entries.resize(count, E820Entry::default());
     GuestPtr::<E820Entry>::array(foreign.map.buffer, u64::from(foreign.map.nr_entries))?.read_slice(

@@ -121,6 +121,9 @@ fn exchange_chunk<M: Machine>(
     let first_out = chunk.checked_mul(plan.out_chunk).ok_or(Errno::Inval)?;
     let mut pfns = Vec::new();
     let count = usize::try_from(plan.out_chunk).map_err(|_| Errno::Inval)?;
+    if memory_is_short!() {
+        return Err(Errno::NoMem);
+    }
     undo.fresh.try_reserve_exact(count).map_err(|_| Errno::NoMem)?;
     pfns.try_reserve_exact(count).map_err(|_| Errno::NoMem)?;
     for k in 0..plan.out_chunk {
@@ -159,6 +162,9 @@ fn steal_inputs<M: Machine>(
     chunk: u64,
 ) -> Result<(), Errno> {
     let frames = usize::try_from(plan.in_chunk << plan.in_order).map_err(|_| Errno::Inval)?;
+    if memory_is_short!() {
+        return Err(Errno::NoMem);
+    }
     undo.stolen.try_reserve_exact(frames).map_err(|_| Errno::NoMem)?;
     let first = chunk.checked_mul(plan.in_chunk).ok_or(Errno::Inval)?;
     for k in first..first + plan.in_chunk {

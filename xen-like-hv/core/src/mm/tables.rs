@@ -95,6 +95,12 @@ impl PendingSlot {
         });
     }
 
+    /// What the slot holds, in words.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> alloc::string::String {
+        alloc::format!("{:?}", *self.state.lock())
+    }
+
     /// Calls `f` for each table whose first `n` entries, and each frame which itself, hold references because of this
     /// slot. For audits.
     pub(crate) fn holdings(&self, mut table: impl FnMut(Mfn, Level, usize), mut held: impl FnMut(Mfn)) {
@@ -166,20 +172,30 @@ impl<'a, M: PtMachine> Pt<'a, M> {
 
     #[cold]
     fn finish_work(&self) -> Result<(), TableError> {
-        let Some(mut work) = self.slot.with(|p| p.work.take()) else { return Ok(()) };
-        let progress = work.run(self.frames, self.m);
-        let (mfn, level) = work.root();
-        let owner = work.owner();
-        match progress {
-            Progress::Stopped => {
-                self.slot.park(work);
-                return Err(TableError::Again);
+        while let Some(mut work) = self.slot.with(|p| p.work.take()) {
+            let progress = work.run(self.frames, self.m);
+            let (mfn, level) = work.root();
+            match progress {
+                Progress::Stopped => {
+                    self.slot.park(work);
+                    return Err(TableError::Again);
+                }
+                Progress::Done(Ok(())) if work.is_validation() => self.hold(mfn, work.owner()),
+                Progress::Done(Ok(())) => {}
+                Progress::Done(Err(_)) if seeded!(ForgetsFailure) => {}
+                Progress::Done(Err(e)) => self.slot.with(|p| p.failed = Some((mfn, level, e))),
             }
-            Progress::Done(Ok(())) if work.is_validation() => self.slot.with(|p| p.held = Some((mfn, owner))),
-            Progress::Done(Ok(())) => {}
-            Progress::Done(Err(e)) => self.slot.with(|p| p.failed = Some((mfn, level, e))),
         }
         Ok(())
+    }
+
+    /// Keeps a root's references for the call that is issued again. Those of a call that was given up for this one may
+    /// still be there: they go, which can leave work again.
+    fn hold(&self, mfn: Mfn, owner: DomId) {
+        let before = self.slot.with(|p| p.held.replace((mfn, owner)));
+        if let Some((mfn, owner)) = before.filter(|_| !seeded!(ForgetsHeld)) {
+            self.put_table_raw(mfn, owner);
+        }
     }
 
     /// Ends an operation: finishes its work and gives back what the slot holds. After every operation that did not end

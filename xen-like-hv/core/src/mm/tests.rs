@@ -7,11 +7,13 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::Mfn;
 use pv_abi::mmu::MmuextCmd;
 use pv_abi::pte::Level;
+use zerocopy::IntoBytes;
 
-use super::testing::{RO, RW, SELF, World, op, pte};
+use super::testing::{ARGS, RO, RW, SELF, World, op, pte};
 use crate::access::Privilege;
+use crate::error::{Args, Exit};
 use crate::frame::PageType;
-use crate::hypercall::mmu;
+use crate::hypercall::{mmu, mmuext};
 use crate::mm::teardown::{Relinquished, relinquish};
 use crate::port::Frames;
 
@@ -630,4 +632,20 @@ fn a_dying_domain_gets_no_base_pointer() {
         "a pin would stay for ever"
     );
     w2.assert_sound();
+}
+
+#[test]
+fn a_call_given_up_for_another_leaves_no_references() {
+    let w = World::one();
+    w.build_tree();
+    w.poke(w.mfn(5), 0, pte(w.mfn(6), RW));
+    w.m().preempt_after.store(0, Relaxed);
+    w.put_args(op(MmuextCmd::PinL4Table, w.mfn(0).raw(), 0).as_bytes());
+    let args = Args([ARGS, 1, 0, SELF, 0, 0]);
+    assert!(matches!(w.with(0, |cx| mmuext::mmuext_op(cx, &args)), Err(Exit::Restart(_))));
+    // The guest makes another call instead, which finishes that work and then stops in its own.
+    assert_eq!(w.ext(MmuextCmd::PinL2Table, w.mfn(5).raw()), Ok(0));
+    w.m().preempt_after.store(u64::MAX, Relaxed);
+    w.assert_sound();
+    assert_eq!(w.use_of(w.mfn(0)).1, 0, "nobody uses the root that was not pinned");
 }

@@ -147,6 +147,10 @@ impl Work {
                     self.leave();
                     self.count_entry(m);
                 }
+                Step::Fail(e) if seeded!(FailureKeepsEntries) => {
+                    self.path.iter_mut().flatten().for_each(|n| n.done = 0);
+                    self.direction = Direction::Devalidate(Some(e));
+                }
                 Step::Fail(e) => self.direction = Direction::Devalidate(Some(e)),
                 Step::Wait => return Progress::Stopped,
             }
@@ -376,7 +380,9 @@ fn put_child(frames: &FrameTable, mfn: Mfn, level: Level, clock: u64) -> Option<
     page.note_unmapped(clock);
     match types::put(page) {
         TypePut::Done => {
-            frames.put_raw(mfn, page);
+            if !seeded!(ChildKeepsReference) {
+                frames.put_raw(mfn, page);
+            }
             None
         }
         TypePut::Last => Some(Node { mfn, level, done: ENTRIES_PER_TABLE, flushed: None }),

@@ -117,7 +117,7 @@ impl Queue {
             return true;
         }
         let mut bigger = Vec::new();
-        if bigger.try_reserve_exact(capacity).is_err() {
+        if memory_is_short!() || bigger.try_reserve_exact(capacity).is_err() {
             return false;
         }
         // The old vector is released when the guard, a temporary of this statement, is gone.

@@ -160,7 +160,7 @@ impl VcpuSched {
         self.pcpu().map_or(CpuMask::EMPTY, CpuMask::of)
     }
 
-    pub(super) fn set_pcpu(&self, pcpu: Option<PcpuId>) {
+    pub(crate) fn set_pcpu(&self, pcpu: Option<PcpuId>) {
         self.running_on.store(pcpu.map_or(NO_PCPU, PcpuId::raw), SeqCst);
     }
 

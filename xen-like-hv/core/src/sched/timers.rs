@@ -135,7 +135,7 @@ impl Queue {
             return true;
         }
         let mut bigger = Vec::new();
-        if bigger.try_reserve_exact(want).is_err() {
+        if memory_is_short!() || bigger.try_reserve_exact(want).is_err() {
             return false;
         }
         let old = self.timers.lock().heap.adopt(bigger);

@@ -1,0 +1,61 @@
+//! The lock-free parts of the hypervisor, explored by loom: every order of their steps, and every value that a load may
+//! see, up to a bound on preemptions.
+//!
+//! What is explored is the real code. Its files are compiled here a second time, with `crate::atomic` standing for loom's
+//! atomics; the FIFO event word is generic over its atomics anyway.
+//!
+//! | path | real code | tests |
+//! |---|---|---|
+//! | type word | `frame/types.rs`, `frame/page_info.rs` | [`type_word`] |
+//! | count word: references, steal, release | `frame/counts.rs` | [`count_word`] |
+//! | stamp against flush | `frame/flush.rs`, `frame/page_info.rs` | [`type_word`] |
+//! | two-level event words | `evtchn/words.rs` | [`events`] |
+//! | FIFO event word and links | `evtchn/fifo/word.rs` | [`events`] |
+//! | shared grant entry | `grant/word.rs` | [`grants`] |
+#![cfg(test)]
+#![forbid(unsafe_code)]
+#![expect(dead_code, reason = "the files have parts that no race is about")]
+#![expect(unreachable_pub, reason = "what is public there is private here")]
+
+extern crate alloc;
+
+macro_rules! seeded {
+    ($fault:ident) => {
+        false
+    };
+}
+
+mod atomic {
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
+
+    pub(crate) fn relax() {
+        loom::thread::yield_now();
+    }
+}
+
+mod evtchn;
+mod frame;
+mod grant;
+
+mod count_word;
+mod events;
+mod grants;
+mod machine;
+mod port;
+mod type_word;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Explores `f` and prints how many orders there were.
+fn explore(name: &str, f: impl Fn() + Send + Sync + 'static) {
+    let orders = Arc::new(AtomicUsize::new(0));
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    let count = orders.clone();
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        f();
+    });
+    println!("races {name}: {} orders", orders.load(Ordering::Relaxed));
+}

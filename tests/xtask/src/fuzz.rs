@@ -1,0 +1,190 @@
+//! `cargo xtask fuzz`: libFuzzer around the targets of `tests/fuzz`.
+//!
+//! The driver is built with the stable compiler's coverage counters (LLVM's `sancov` pass); libFuzzer itself comes from
+//! crates.io as C++ source. New inputs are collected below `target/fuzz/corpus`; those of the tree come first.
+
+use crate::failure::{Failure, Result};
+use crate::paths;
+use crate::setup::{self, CXX};
+use crate::tools::{self, say};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The target triple is named, so that build scripts and macros are built without counters.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// Counters at every edge, comparisons told to the fuzzer.
+const COVERAGE: [&str; 7] = [
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Ccodegen-units=1",
+];
+/// Longest input.
+const MAX_LEN: u32 = 2048;
+/// Bytes that one target's inputs may take in the tree.
+const MOST_KEPT: u64 = 64 << 10;
+
+/// Feed the fuzz targets; see docs/verification.md.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FuzzArgs {
+    /// A target, `all`, or `list`
+    name: String,
+    /// How long for each target: 30s, 5m, 1h
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = seconds)]
+    seconds: u64,
+    /// Afterwards keep what reaches new code in tests/fuzz/corpus
+    #[arg(long)]
+    keep: bool,
+}
+
+fn seconds(text: &str) -> std::result::Result<u64, String> {
+    let bad = || format!("{text}: a number with s, m or h");
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| bad())?;
+    number.checked_mul(factor).ok_or_else(bad)
+}
+
+impl FuzzArgs {
+    /// Does it; the exit status.
+    pub(crate) fn run(&self) -> Result<u8> {
+        let known = targets();
+        if self.name == "list" {
+            known.iter().for_each(|name| println!("{name}"));
+            return Ok(0);
+        }
+        let chosen: Vec<&String> =
+            known.iter().filter(|name| self.name == "all" || self.name == **name).collect();
+        if chosen.is_empty() {
+            return Err(Failure::new(format!("{} is no fuzz target; try `fuzz list`", self.name)));
+        }
+        let driver = build()?;
+        let mut worst = 0;
+        for name in chosen {
+            worst = worst.max(self.feed(&driver, name)?);
+        }
+        Ok(worst)
+    }
+
+    fn feed(&self, driver: &Path, name: &str) -> Result<u8> {
+        let places = Places::of(name)?;
+        say(&format!("fuzz {name} for {} s", self.seconds));
+        let mut fuzzer = driver_for(driver, name);
+        fuzzer.arg(&places.work).arg(&places.tree);
+        fuzzer.arg(format!("-max_total_time={}", self.seconds)).arg(format!("-max_len={MAX_LEN}"));
+        fuzzer.arg("-print_final_stats=1").arg("-timeout=20").arg("-rss_limit_mb=2048").arg("-verbosity=0");
+        fuzzer.arg(format!("-artifact_prefix={}/", places.found.display()));
+        let output = fuzzer.output().map_err(|e| Failure::at(driver, &e))?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        let runs = text.lines().find_map(|l| l.strip_prefix("stat::number_of_executed_units:"));
+        println!(
+            "fuzz {name}: {} executions, {}",
+            runs.unwrap_or("?").trim(),
+            verdict(output.status.success())
+        );
+        if !output.status.success() {
+            println!("{text}");
+            return Ok(1);
+        }
+        if self.keep {
+            keep(driver, name, &places)?;
+        }
+        Ok(0)
+    }
+}
+
+fn verdict(good: bool) -> &'static str {
+    if good { "nothing found" } else { "FOUND" }
+}
+
+/// The targets: each has a folder of inputs, as the replay in `tests/fuzz` checks.
+fn targets() -> Vec<String> {
+    let corpus = paths::root().join("tests/fuzz/corpus");
+    let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    paths::list(&corpus, Path::is_dir).into_iter().filter_map(name).collect()
+}
+
+/// Folders of one target: inputs of the tree, inputs of this machine, and what made it fail.
+struct Places {
+    tree: PathBuf,
+    work: PathBuf,
+    found: PathBuf,
+}
+
+impl Places {
+    fn of(name: &str) -> Result<Self> {
+        let base = paths::target().join("fuzz");
+        let places = Self {
+            tree: paths::root().join("tests/fuzz/corpus").join(name),
+            work: base.join("corpus").join(name),
+            found: base.join("found").join(name),
+        };
+        for dir in [&places.tree, &places.work, &places.found] {
+            paths::make_dir(dir)?;
+        }
+        Ok(places)
+    }
+}
+
+fn driver_for(driver: &Path, name: &str) -> Command {
+    let mut command = Command::new(driver);
+    command.env("FUZZ_TARGET", name);
+    command
+}
+
+/// Merges what reaches new code into the tree: small inputs first, up to the limit.
+fn keep(driver: &Path, name: &str, places: &Places) -> Result<()> {
+    let merged = paths::target().join("fuzz/merged").join(name);
+    let _none_before = std::fs::remove_dir_all(&merged);
+    paths::make_dir(&merged)?;
+    let mut merge = driver_for(driver, name);
+    merge.args(["-merge=1", "-max_len=512"]).arg(&merged).arg(&places.tree).arg(&places.work);
+    tools::quietly("the merge of inputs", &mut merge)?;
+    let mut inputs: Vec<(u64, PathBuf)> = paths::list(&merged, Path::is_file)
+        .into_iter()
+        .filter_map(|path| Some((path.metadata().ok()?.len(), path)))
+        .collect();
+    inputs.sort();
+    let mut bytes = 0;
+    for (len, path) in inputs {
+        bytes += len;
+        if bytes > MOST_KEPT {
+            break;
+        }
+        if let Some(file) = path.file_name() {
+            paths::copy(&path, &places.tree.join(file))?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the driver; where it is.
+fn build() -> Result<PathBuf> {
+    setup::need(&[CXX])?;
+    let dir = paths::target().join("fuzz");
+    let mut cargo = tools::cargo();
+    cargo.args(["build", "--release", "--quiet", "--target", TRIPLE]);
+    cargo.arg("--manifest-path").arg(paths::root().join("tests/fuzz/driver/Cargo.toml"));
+    cargo.arg("--target-dir").arg(&dir);
+    cargo.env("RUSTFLAGS", COVERAGE.join(" "));
+    tools::must("the fuzz driver's build", &mut cargo)?;
+    Ok(dir.join(TRIPLE).join("release/fuzz"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_have_units() {
+        assert_eq!(super::seconds("90s"), Ok(90));
+        assert_eq!(super::seconds("2h"), Ok(7200));
+        assert!(super::seconds("5").is_err() && super::seconds("xm").is_err() && super::seconds("").is_err());
+    }
+}
