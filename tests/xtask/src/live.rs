@@ -66,12 +66,17 @@ impl RunArgs {
     }
 }
 
+/// What guests of the standard volume need besides a kernel.
+const DEVICES: [(&str, &str); 1] =
+    [("net-server", "vif = [ '' ]\nextra = 'ip=10.0.2.15/24 gw=10.0.2.2'\n")];
+
 /// Every guest kernel, each with a configuration to create it from.
 fn standard_volume() -> Volume {
     let mut volume = Volume::default();
     for name in images::guest_names().into_iter().filter(|name| images::guest(name).exists()) {
         volume.add(&images::guest(&name), &name);
-        let config = format!("name = \"{name}\"\nkernel = \"{name}\"\nmemory = 32\nvcpus = 1\n");
+        let more = DEVICES.iter().find(|(guest, _)| *guest == name).map_or("", |(_, more)| more);
+        let config = format!("name = \"{name}\"\nkernel = \"{name}\"\nmemory = 32\nvcpus = 1\n{more}");
         volume.add_text(&format!("{name}.cfg"), &config);
     }
     volume
