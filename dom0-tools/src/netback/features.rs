@@ -24,14 +24,14 @@ pub const OFFERED: [(&str, &str); 9] = [
 /// # Errors
 /// In words: the front end wants what is not offered.
 pub fn front_end(read: &mut dyn FnMut(&str) -> Option<String>) -> Result<Takes, &'static str> {
-    let mut is_set = |name: &str| read(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0_u32) != 0;
+    let mut number = |name: &str| read(name).and_then(|text| text.trim().parse::<u32>().ok());
+    if number("multi-queue-num-queues").is_some_and(|queues| queues > 1) {
+        return Err("the front end wants several queues");
+    }
+    let mut is_set = |name: &str| number(name).is_some_and(|value| value != 0);
     if !is_set(feature::REQUEST_RX_COPY) {
         return Err("the front end does not ask for copies");
     }
-    if read_queues(read) > 1 {
-        return Err("the front end wants several queues");
-    }
-    let mut is_set = |name: &str| read(name).and_then(|text| text.trim().parse().ok()).unwrap_or(0_u32) != 0;
     let several_pages = is_set(feature::SG);
     Ok(Takes {
         blank_v4: !is_set(feature::NO_CSUM_OFFLOAD),
@@ -40,10 +40,6 @@ pub fn front_end(read: &mut dyn FnMut(&str) -> Option<String>) -> Result<Takes, 
         gso_v6: several_pages && is_set(feature::GSO_TCPV6),
         several_pages,
     })
-}
-
-fn read_queues(read: &mut dyn FnMut(&str) -> Option<String>) -> u32 {
-    read("multi-queue-num-queues").and_then(|text| text.trim().parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]

@@ -67,8 +67,7 @@ impl RunArgs {
 }
 
 /// What guests of the standard volume need besides a kernel.
-const DEVICES: [(&str, &str); 1] =
-    [("net-server", "vif = [ '' ]\nextra = 'ip=10.0.2.15/24 gw=10.0.2.2'\n")];
+const DEVICES: [(&str, &str); 1] = [("net-server", "vif = [ '' ]\nextra = 'ip=10.0.2.15/24 gw=10.0.2.2'\n")];
 
 /// Every guest kernel, each with a configuration to create it from.
 fn standard_volume() -> Volume {
