@@ -3,9 +3,11 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`request`] | a ring request decoded and checked against the disk |
+//! | [`queues`] | how many rings there are |
 //! | [`handshake`] | the states of the two ends in xenstore |
 //!
 //! The daemon in `bin/dom0` maps the ring, maps or copies granted pages, and drives the real disk.
 
 pub mod handshake;
+pub mod queues;
 pub mod request;

@@ -176,10 +176,23 @@ pub(crate) fn boot(system: &System, domain: &str) -> Result<Typed> {
 /// Attaches to a domain that boots and waits for its shell.
 pub(crate) fn attach(system: &System, domain: &str) -> Result<Typed> {
     let mut typed = Typed::attach(system, domain)?;
-    let ready = typed.wait(READY, BOOT_LIMIT)?;
-    // The shell's prompt: what is typed before it would be echoed twice.
-    typed.wait_from(ready, "\n# ", SHORT)?;
+    shell(&mut typed)?;
     Ok(typed)
+}
+
+/// Waits for the shell of a domain that boots.
+pub(crate) fn shell(typed: &mut Typed) -> Result<()> {
+    let ready = typed.wait(READY, BOOT_LIMIT)?;
+    // The prompt: what is typed before it would be echoed twice.
+    typed.wait_from(ready, "\n# ", SHORT).map(drop)
+}
+
+/// Waits in the guest until a condition holds.
+pub(crate) fn until(typed: &mut Typed, condition: &str) -> Result<()> {
+    let line = format!(
+        "i=0; until {condition}; do sleep 0.2; i=$((i+1)); [ $i -lt 150 ] || break; done; {condition}"
+    );
+    typed.must(&line, SHORT).map(drop)
 }
 
 /// Fails if the kernel's log tells of a fault.

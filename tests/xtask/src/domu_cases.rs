@@ -1,7 +1,7 @@
 //! Cases with Debian's Linux as an ordinary domain: typing at its console, vcpus, disks, memory, and its ends.
 
 use crate::domu::{
-    self, BOOT_LIMIT, Lab, SHORT, attach, boot, claim, gone, no_complaints, nothing_left, settled,
+    self, BOOT_LIMIT, Lab, SHORT, attach, boot, claim, gone, no_complaints, nothing_left, settled, until,
 };
 use crate::failure::{Failure, Result};
 use crate::linux::Flavour;
@@ -154,14 +154,6 @@ fn hotplug(context: &Context) -> Result<Outcome> {
         Outcome::Passed(_) => domu::fsck(&disk).map(|()| outcome),
         other => Ok(other),
     }
-}
-
-/// Waits in the guest until a condition holds.
-fn until(typed: &mut Typed, condition: &str) -> Result<()> {
-    let line = format!(
-        "i=0; until {condition}; do sleep 0.2; i=$((i+1)); [ $i -lt 150 ] || break; done; {condition}"
-    );
-    typed.must(&line, SHORT).map(drop)
 }
 
 fn disks_come_and_go(system: &System, typed: &mut Typed) -> Result<()> {
@@ -379,6 +371,9 @@ fn root(context: &Context) -> Result<Outcome> {
             digest.split(' ').next() == sum.split(' ').next(),
             format!("the guest reads {digest}, not {sum}"),
         )?;
+        // A ring for each vcpu.
+        let rings = typed.must("ls /sys/block/xvda/mq | wc -l", SHORT)?;
+        claim(rings == "2", format!("xvda has {rings} rings, not 2"))?;
         typed.must(TREE, SHORT)?;
         let figures = throughput(&mut typed)?;
         no_complaints(&mut typed)?;

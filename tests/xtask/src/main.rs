@@ -3,6 +3,7 @@
 //! Every verb is a small module: [`worlds`] knows how to compile for bare metal on this machine, [`images`] builds
 //! and collects what QEMU starts, [`qemu`] starts it and reads its console, and the rest put these together.
 
+mod bad_kernels;
 mod bench;
 mod boot;
 mod check;
@@ -10,10 +11,12 @@ mod claims;
 mod cli;
 mod cpio;
 mod demo;
+mod distribution;
 mod domu;
 mod domu_cases;
 mod failure;
 mod fuzz;
+mod grub;
 mod guests;
 mod host;
 mod images;

@@ -31,6 +31,8 @@ pub(crate) const MTOOLS: Tool = Tool { binary: "mformat", package: "mtools" };
 pub(crate) const IPERF3: Tool = Tool { binary: "iperf3", package: "iperf3" };
 /// Compiles libFuzzer.
 pub(crate) const CXX: Tool = Tool { binary: "g++", package: "g++" };
+/// Makes a distribution's root file system.
+pub(crate) const DEBOOTSTRAP: Tool = Tool { binary: "debootstrap", package: "debootstrap" };
 /// The debugger.
 pub(crate) const GDB: Tool = Tool { binary: "gdb", package: "gdb" };
 

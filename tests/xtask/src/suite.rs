@@ -8,8 +8,8 @@ use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
-    bench, domu_cases, guests, host, lint, linux, linux_vcpus, machines, networks, systems, throughput,
-    tooling,
+    bench, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines, networks,
+    systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -116,7 +116,7 @@ impl Case {
     }
 }
 
-fn all() -> Vec<Case> {
+fn all(long: bool) -> Vec<Case> {
     let mut cases = lint::cases();
     cases.extend(host::cases());
     cases.extend(machines::cases());
@@ -129,6 +129,10 @@ fn all() -> Vec<Case> {
     cases.extend(throughput::cases());
     cases.extend(bench::budget::cases());
     cases.extend(domu_cases::cases());
+    cases.extend(grub::cases());
+    if long {
+        cases.extend(distribution::cases());
+    }
     cases
 }
 
@@ -154,7 +158,7 @@ struct Tally {
 impl TestArgs {
     /// Runs the chosen tests; the exit status.
     pub(crate) fn run(&self) -> Result<u8> {
-        let mut cases = all();
+        let mut cases = all(self.long);
         cases.retain(|case| self.only.is_empty() || self.only.iter().any(|only| matches(&case.name, only)));
         if self.list {
             for case in &cases {

@@ -1,5 +1,6 @@
 //! Cases about dom0's tools on a running system: what is refused, that nothing is lost, and a guest that is not ours.
 
+use crate::bad_kernels;
 use crate::boot::Hardware;
 use crate::failure::{Failure, Result};
 use crate::images;
@@ -118,8 +119,15 @@ fn bad_volume(dir: &Path) -> Result<Volume> {
         ("huge.cfg", config("good", "100000", "")),
         ("disk.cfg", config("good", "16", "disk = [ 'phy:vdz,xvda,w' ]")),
     ];
+    add(bad_kernels::RAMDISK, &vec![1; bad_kernels::BIG_RAMDISK])?;
+    for bad in bad_kernels::all() {
+        add(bad.name, &bad.kernel)?;
+    }
     for (name, text) in texts {
         volume.add_text(name, &text);
+    }
+    for bad in bad_kernels::all() {
+        volume.add_text(&format!("{}.cfg", bad.name), &format!("name = 'bad'\n{}", bad.config));
     }
     Ok(volume)
 }
@@ -169,12 +177,19 @@ fn bad_input(context: &Context) -> Result<Outcome> {
         expect(&["create", file], code, part)?;
     }
     expect(&["list", "bad"], 3, "bad")?;
+    let kernels = bad_kernels::all();
+    for bad in &kernels {
+        let answer = system.pvctl(&["create", &format!("{}.cfg", bad.name)])?;
+        if answer.code != 1 || answer.text != bad.message {
+            wrong.push(format!("{}: {} and {:?}, not {:?}", bad.name, answer.code, answer.text, bad.message));
+        }
+    }
     let after = footprint(&system)?;
     if before != after {
         wrong.push(format!("something was left behind: before {before:?}, after {after:?}"));
     }
     system.must(&["destroy", "good"])?;
-    finish(system, wrong, format!("({} refusals)", REFUSALS.len() + 4))
+    finish(system, wrong, format!("({} refusals)", REFUSALS.len() + kernels.len() + 4))
 }
 
 // ---- Nothing is lost ------------------------------------------------------------------------------------------------

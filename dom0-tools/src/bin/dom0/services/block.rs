@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
 use dom0_tools::blkback::handshake::{self, Step};
+use dom0_tools::blkback::queues::{self, MAX_QUEUES};
 use dom0_tools::blkback::request::{Geometry, MAX_INDIRECT_SEGMENTS};
 use dom0_tools::toolstack::ports::Store;
 use dom0_tools::xenstore::ConnId;
@@ -40,7 +41,8 @@ struct Backend {
     disk: Rc<Disk>,
     read_only: bool,
     state: Cell<XenbusState>,
-    vbd: RefCell<Option<Rc<Vbd>>>,
+    /// One for each ring; none unless connected.
+    vbds: RefCell<Vec<Rc<Vbd>>>,
     /// Why the ring was given up; taken by the service.
     fault: Cell<Option<RingError>>,
 }
@@ -138,9 +140,9 @@ impl BlockService {
         let disk = self.machine.disk(&target)?;
         let read_only = disk.is_read_only() || !mode.starts_with('w');
         let state = Cell::new(XenbusState::Initialising);
-        let (vbd, fault) = (RefCell::new(None), Cell::new(None));
+        let (vbds, fault) = (RefCell::default(), Cell::new(None));
         let own_path = path.to_string();
-        let backend = Rc::new(Backend { dom, path: own_path, frontend, disk, read_only, state, vbd, fault });
+        let backend = Rc::new(Backend { dom, path: own_path, frontend, disk, read_only, state, vbds, fault });
         // The watch comes first, so that no change of the front end is missed.
         self.store.watch(self.conn, &format!("{}/state", backend.frontend), path).ok()?;
         self.backends.borrow_mut().insert(path.to_string(), backend.clone());
@@ -218,21 +220,46 @@ impl Backend {
         self.put(store, "feature-barrier", "0");
         self.put(store, "feature-discard", "0");
         self.put(store, "feature-persistent", "0");
+        self.put(store, "multi-queue-max-queues", &MAX_QUEUES.to_string());
         self.put(store, "feature-max-indirect-segments", &MAX_INDIRECT_SEGMENTS.to_string());
     }
 
     fn connect(self: &Rc<Self>, store: &mut StoreHandle, news: &Rc<Notify>) -> Result<(), String> {
         let front = &self.frontend;
-        let need = |store: &mut StoreHandle, name: &str| {
-            number(store, &format!("{front}/{name}")).ok_or(format!("the front end gives no {name}"))
-        };
-        let ring = GrantRef::new(need(store, "ring-ref")?);
-        let port = EvtchnPort::new(need(store, "event-channel")?);
         let protocol = text(store, &format!("{front}/protocol"));
         if protocol.as_deref().is_some_and(|name| name != "x86_64-abi") {
             return Err("the front end speaks another protocol".to_string());
         }
+        let wanted = number(store, &format!("{front}/multi-queue-num-queues"));
+        let rings = queues::directories(front, wanted).map_err(|error| error.to_string())?;
         let geometry = Geometry { sectors: self.disk.sectors(), read_only: self.read_only };
+        for ring in rings {
+            let vbd = self.take_up(store, &ring, geometry, news);
+            // Some of several rings may be there already.
+            let vbd = vbd.inspect_err(|_| self.disconnect())?;
+            self.vbds.borrow_mut().push(vbd);
+        }
+        let flags = if self.read_only { VdiskFlags::READONLY } else { VdiskFlags::empty() };
+        self.put(store, "sectors", &geometry.sectors.to_string());
+        self.put(store, "info", &flags.bits().to_string());
+        self.put(store, "sector-size", "512");
+        self.put(store, "physical-sector-size", "512");
+        Ok(())
+    }
+
+    /// Takes one ring up, of which the front end tells in `directory`.
+    fn take_up(
+        self: &Rc<Self>,
+        store: &mut StoreHandle,
+        directory: &str,
+        geometry: Geometry,
+        news: &Rc<Notify>,
+    ) -> Result<Rc<Vbd>, String> {
+        let mut need = |name: &str| {
+            number(store, &format!("{directory}/{name}")).ok_or(format!("the front end gives no {name}"))
+        };
+        let ring = GrantRef::new(need("ring-ref")?);
+        let port = EvtchnPort::new(need("event-channel")?);
         let (backend, news) = (Rc::downgrade(self), news.clone());
         // Called from within the ring's task: the service does the rest.
         let given_up = Box::new(move |error| {
@@ -241,14 +268,7 @@ impl Backend {
                 news.notify();
             }
         });
-        let vbd = Vbd::connect(self.dom, ring, port, self.disk.clone(), geometry, given_up)?;
-        *self.vbd.borrow_mut() = Some(vbd);
-        let flags = if self.read_only { VdiskFlags::READONLY } else { VdiskFlags::empty() };
-        self.put(store, "sectors", &geometry.sectors.to_string());
-        self.put(store, "info", &flags.bits().to_string());
-        self.put(store, "sector-size", "512");
-        self.put(store, "physical-sector-size", "512");
-        Ok(())
+        Vbd::connect(self.dom, ring, port, self.disk.clone(), geometry, given_up)
     }
 
     /// The front end broke its ring: it is told that this is the end.
@@ -260,7 +280,7 @@ impl Backend {
     }
 
     fn disconnect(&self) {
-        if let Some(vbd) = self.vbd.borrow_mut().take() {
+        for vbd in self.vbds.borrow_mut().drain(..) {
             vbd.close();
         }
     }
