@@ -129,7 +129,8 @@ impl Queue {
 
     fn send(&self) {
         if word::raise(&self.word).to_link {
-            self.head.store(1, SeqCst);
+            // An exchange, not a store: loom may put a plain store before an exchange that it follows.
+            self.head.swap(1, SeqCst);
         }
     }
 

@@ -25,18 +25,11 @@ macro_rules! seeded {
     };
 }
 
-mod atomic {
-    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
-
-    pub(crate) fn relax() {
-        loom::thread::yield_now();
-    }
-}
-
 mod evtchn;
 mod frame;
 mod grant;
 
+mod atomic;
 mod count_word;
 mod events;
 mod grants;
