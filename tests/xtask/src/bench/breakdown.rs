@@ -172,10 +172,10 @@ fn hex(digits: &[u8]) -> Option<u64> {
 
 /// The stages of a path: the way in, finding the handler, the work itself, laying a frame for the guest, the way out.
 const STAGES: [(&str, &[&str]); 4] = [
-    ("exit", &["exit", "iretq", "return_to_hypervisor"]),
-    ("entry", &["_entry", "_stubs", "trap_from", "guest_syscall", "arch::entry::"]),
-    ("bounce", &["bounce"]),
-    ("dispatch", &["hypercall::one", "multicall", "dispatch"]),
+    ("exit", &["_exit", "exit_", "_parked", "iretq", "return_to_hypervisor"]),
+    ("dispatch", &["syscall_dispatch", "guest_syscall", "guest_trap", "multicall"]),
+    ("bounce", &["bounce", "guest_upcall"]),
+    ("entry", &["_entry", "_stubs", "trap_from", "arch::entry::"]),
 ];
 /// What is none of these.
 const HANDLER: &str = "handler";

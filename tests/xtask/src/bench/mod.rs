@@ -29,7 +29,7 @@ use crate::setup;
 use crate::tools::say;
 use figures::{Clock, Side};
 use parts::Part;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use table::Table;
 
 /// Measures what operations cost, guest side included.
@@ -73,7 +73,7 @@ pub(crate) struct BenchArgs {
     /// Tell where the instructions of one row go, by function of the hypervisor
     #[arg(long, value_name = "ROW", conflicts_with_all = ["against_xen", "wall", "svg", "save", "compare"])]
     breakdown: Option<String>,
-    /// Write docs/performance.md with its charts; measures everything unless `--part` says otherwise
+    /// Write docs/performance.md with its charts; measures what `--merge` does not bring
     #[arg(long, requires = "against_xen")]
     write_docs: bool,
     /// Say which rows there are
@@ -111,19 +111,23 @@ impl BenchArgs {
             return breakdown::run(&Side::ours(self.hv.as_deref()), row).map(|()| 0);
         }
         let mut table = Table::default();
-        for part in self.parts() {
+        for file in &self.merge {
+            table.merge(&text(file)?).map_err(|why| wrong(file, &why))?;
+        }
+        for part in self.parts(&table) {
             self.measure(part, &mut table)?;
         }
         self.show(&mut table)?;
         Ok(0)
     }
 
-    fn parts(&self) -> Vec<Part> {
-        match (&self.part[..], self.write_docs) {
-            ([], true) => Part::ALL.to_vec(),
-            ([], false) => vec![Part::Alone],
-            (parts, _) => parts.to_vec(),
+    /// What is to be measured, besides what the table has already.
+    fn parts(&self, table: &Table) -> Vec<Part> {
+        if !self.part.is_empty() {
+            return self.part.clone();
         }
+        let wanted = if self.write_docs { &Part::ALL[..] } else { &[Part::Alone] };
+        wanted.iter().copied().filter(|part| table.of(*part).next().is_none()).collect()
     }
 
     /// The hypervisors to measure, ours first.
@@ -151,14 +155,9 @@ impl BenchArgs {
     }
 
     fn show(&self, table: &mut Table) -> Result<()> {
-        let text = |file: &PathBuf| std::fs::read_to_string(file).map_err(|error| Failure::at(file, &error));
-        let wrong = |file: &PathBuf, why: String| Failure::new(format!("{}: {why}", file.display()));
-        for file in &self.merge {
-            table.merge(&text(file)?).map_err(|why| wrong(file, why))?;
-        }
         table.sort();
         if let Some(file) = &self.compare {
-            table.compare(&text(file)?).map_err(|why| wrong(file, why))?;
+            table.compare(&text(file)?).map_err(|why| wrong(file, &why))?;
         }
         match self.format {
             Format::Text => print!("{}", table.text()),
@@ -175,4 +174,12 @@ impl BenchArgs {
         }
         Ok(())
     }
+}
+
+fn text(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).map_err(|error| Failure::at(file, &error))
+}
+
+fn wrong(file: &Path, why: &str) -> Failure {
+    Failure::new(format!("{}: {why}", file.display()))
 }
