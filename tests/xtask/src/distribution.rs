@@ -4,7 +4,7 @@
 //! The root file system is made once, below `target/linux/debian`; that takes some minutes, root's rights and Debian's
 //! servers. The host's results come from the same programs in the same tree.
 
-use crate::domu::{self, BOOT_LIMIT, Lab, claim, gone, no_complaints};
+use crate::domu::{self, BOOT_LIMIT, Lab, claim, gone_within, no_complaints};
 use crate::failure::{Failure, Result};
 use crate::linux::Flavour;
 use crate::paths;
@@ -108,7 +108,7 @@ fn debian(context: &Context) -> Result<Outcome> {
         let cpu = cpu_seconds(&system.must(&["list", "debian", "-o", "json"])?)?;
         no_complaints(&mut typed)?;
         typed.keys("poweroff\n")?;
-        gone(system, "debian")?;
+        gone_within(system, "debian", BOOT_LIMIT)?;
         Ok(format!(
             "(the load took {} s, {} s on the host; {cpu} s of CPU in all)",
             took.as_secs(),

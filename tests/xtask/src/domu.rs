@@ -241,9 +241,14 @@ pub(crate) fn nothing_left(system: &mut System, before: &(u64, String)) -> Resul
     }
 }
 
-/// Waits until a domain is gone.
+/// Waits until a domain is gone that has nothing left to do.
 pub(crate) fn gone(system: &mut System, domain: &str) -> Result<()> {
-    let end = Instant::now() + SHORT;
+    gone_within(system, domain, SHORT)
+}
+
+/// Waits until a domain is gone.
+pub(crate) fn gone_within(system: &mut System, domain: &str, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
     while system.pvctl(&["domid", domain])?.code == 0 {
         if Instant::now() > end {
             return Err(Failure::new(format!("{domain} is still there:\n{}", system.must(&["list"])?)));
