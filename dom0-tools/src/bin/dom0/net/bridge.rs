@@ -109,9 +109,18 @@ impl Bridge {
             }
             Route::Flood => {
                 for (port, plug) in self.plugs.borrow().iter().filter(|(port, _)| **port != from) {
-                    self.pass(*port, &*plug.outlet, frame);
+                    self.pass_flooded(*port, &*plug.outlet, frame);
                 }
             }
+        }
+    }
+
+    /// A packet to be cut would become many for each port: it is cut for a known receiver alone. What TCP sends again is
+    /// one segment, whose answer makes the receiver known.
+    fn pass_flooded(&self, port: PortId, outlet: &dyn Outlet, frame: &Rc<Frame>) {
+        match offload::need(&**frame, frame.meta(), outlet.takes()) {
+            Need::Cut(_) => self.switch.borrow_mut().count_out_dropped(port),
+            Need::Nothing | Need::Complete => self.pass(port, outlet, frame),
         }
     }
 
