@@ -28,6 +28,7 @@ pub mod claims;
 pub mod entries;
 pub mod frames;
 pub mod meter;
+pub mod random;
 pub mod timer;
 pub mod user;
 mod verdict;

@@ -3,6 +3,7 @@
 //! Each row of the hypercall table has a handler, a page of the ABI documentation and a test; no file grows past its
 //! limit; nothing is left half done; what is unsafe stays in the files that may be.
 
+use crate::advisories;
 use crate::failure::Result;
 use crate::paths;
 use crate::unsafety;
@@ -30,6 +31,7 @@ pub(crate) fn run(write: bool) -> Result<u8> {
     let sources = sources();
     if write && let Some(page) = unsafe_page(&sources) {
         paths::write(&paths::root().join(unsafety::PAGE), page)?;
+        advisories::write()?;
     }
     report_sizes(&sources);
     let faults = faults();
@@ -51,6 +53,7 @@ pub(crate) fn faults() -> Vec<String> {
             unsafety::PAGE
         ));
     }
+    faults.extend(advisories::faults());
     faults
 }
 

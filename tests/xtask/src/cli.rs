@@ -53,7 +53,7 @@ pub(crate) enum Verb {
     Fuzz(FuzzArgs),
     /// Check the rules that no compiler knows: table rows without handler, page or test; sizes; leftovers
     Check {
-        /// Bring the counts in docs/verification.md up to date
+        /// Bring the pages up to date that are made from the sources: docs/verification.md, docs/advisories.md
         #[arg(long)]
         write: bool,
     },

@@ -30,7 +30,7 @@ const SPECIAL: [(&str, Setup); 5] = [
     ("wrong_fifo_", Setup { words: TWO_LEVEL, ..ORDINARY }),
     ("attack_fifo_", Setup { words: TWO_LEVEL, smp: 2, ..ORDINARY }),
     ("smp_", Setup { smp: 2, ..ORDINARY }),
-    ("attack_smp_", Setup { smp: 4, limit: Duration::from_secs(120), ..ORDINARY }),
+    ("attack_smp_", Setup { smp: 2, limit: Duration::from_secs(150), ..ORDINARY }),
     ("long_", Setup { limit: Duration::from_secs(180), ..ORDINARY }),
 ];
 

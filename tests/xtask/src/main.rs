@@ -3,8 +3,10 @@
 //! Every verb is a small module: [`worlds`] knows how to compile for bare metal on this machine, [`images`] builds
 //! and collects what QEMU starts, [`qemu`] starts it and reads its console, and the rest put these together.
 
+mod advisories;
 mod bad_kernels;
 mod bench;
+mod beside;
 mod boot;
 mod check;
 mod claims;

@@ -8,7 +8,7 @@ use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
-    bench, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines, networks,
+    bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines, networks,
     systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
@@ -124,6 +124,7 @@ fn all(long: bool) -> Vec<Case> {
     cases.extend(linux::cases());
     cases.extend(linux_vcpus::cases());
     cases.extend(systems::cases());
+    cases.extend(beside::cases());
     cases.extend(tooling::cases());
     cases.extend(networks::cases());
     cases.extend(throughput::cases());
@@ -134,6 +135,11 @@ fn all(long: bool) -> Vec<Case> {
         cases.extend(distribution::cases());
     }
     cases
+}
+
+/// The names of all cases.
+pub(crate) fn names() -> Vec<String> {
+    all().into_iter().map(|case| case.name).collect()
 }
 
 /// Whether a name contains a pattern, in which `*` stands for anything.

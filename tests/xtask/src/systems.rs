@@ -47,7 +47,7 @@ fn run_demo(smp: u32, context: &Context) -> Result<Outcome> {
 }
 
 /// Starts dom0 with a volume, lets `work` use it, and shuts it down. The console belongs to a failure.
-fn with_system(
+pub(crate) fn with_system(
     name: &str,
     volume: Volume,
     disks: Vec<PathBuf>,
@@ -79,7 +79,7 @@ fn with_system(
 }
 
 /// A configuration for a guest that stays when it has ended, so that its console can be read.
-fn config(name: &str, kernel: &str, memory: u32, more: &str) -> String {
+pub(crate) fn config(name: &str, kernel: &str, memory: u32, more: &str) -> String {
     format!(
         "name = \"{name}\"\nkernel = \"{kernel}\"\nmemory = {memory}\nvcpus = 1\n\
          on_poweroff = \"preserve\"\non_crash = \"preserve\"\n{more}"
