@@ -230,6 +230,8 @@ impl Cpu for Metal {
     }
 
     fn preempt_pending(&self) -> bool {
+        #[cfg(feature = "stretch")]
+        arch::entry::stretch::point();
         regs::interrupt_window();
         let info = cpu_info();
         info.work.load(Relaxed) != 0 || info.upcall_wanted()

@@ -17,6 +17,8 @@ pub(crate) fn domain_ended(reason: u32) {
         Some(ShutdownReason::SoftReset) => "soft_reset",
         Some(ShutdownReason::Crash) | None => "crash",
     };
+    #[cfg(feature = "stretch")]
+    crate::arch::entry::stretch::report();
     // Only an orderly end lets the other vcpus come to rest.
     if boot::options().audit && reason == Some(ShutdownReason::Poweroff) {
         final_audit();

@@ -9,6 +9,7 @@ use crate::fuzz::FuzzArgs;
 use crate::images::{self, Profile};
 use crate::live::{self, GdbArgs, RunArgs};
 use crate::setup;
+use crate::stretch::StretchArgs;
 use crate::suite::TestArgs;
 
 /// Build, run, test and measure the hypervisor.
@@ -38,6 +39,8 @@ pub(crate) enum Verb {
     Demo(DemoArgs),
     /// Count the instructions of the hot paths, guest side included
     Bench(BenchArgs),
+    /// Measure the longest stretches of the hypervisor without a preemption point, in instructions
+    Stretch(StretchArgs),
     /// Run the host's pvctl against the system that `run` started
     #[command(disable_help_flag = true)]
     Pvctl {
@@ -71,6 +74,7 @@ impl Verb {
             Self::Run(args) => args.run(),
             Self::Demo(args) => args.run(),
             Self::Bench(args) => args.run(),
+            Self::Stretch(args) => args.run(),
             Self::Pvctl { words } => live::pvctl(words),
             Self::Gdb(args) => args.run(),
             Self::Test(args) => args.run(),

@@ -49,9 +49,8 @@ pub(crate) fn cases() -> Vec<Case> {
             Ok(boot_as(guest, setup, context)?.outcome)
         })
     });
-    images::test_guests()
+    booted_as_dom0()
         .into_iter()
-        .filter(|guest| !["demo_", "domu_", "bench"].iter().any(|start| guest.starts_with(start)))
         .flat_map(|guest| {
             let stage = if guest.starts_with("attack_") {
                 guest.replacen('_', "-", 1)
@@ -67,6 +66,13 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .chain(two_level)
         .collect()
+}
+
+/// The test guests that are booted as dom0.
+pub(crate) fn booted_as_dom0() -> Vec<String> {
+    let mut guests = images::test_guests();
+    guests.retain(|guest| !["demo_", "domu_", "bench"].iter().any(|start| guest.starts_with(start)));
+    guests
 }
 
 fn boot(guest: &str, context: &Context) -> Result<Booted> {

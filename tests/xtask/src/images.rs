@@ -97,6 +97,19 @@ fn hypervisor_part(profile: Profile) -> Part {
     Part { title: "hypervisor", profile: profile.hypervisor(), binaries: vec![binary] }
 }
 
+/// The hypervisor that measures its longest stretches.
+pub(crate) fn stretch_hypervisor() -> PathBuf {
+    paths::images().join("xen-like-hv-stretch")
+}
+
+/// Builds the guests, and the hypervisor that measures its longest stretches.
+pub(crate) fn build_for_stretches() -> Result<()> {
+    let mut part = hypervisor_part(Profile::Release);
+    part.profile.0 = &["--release", "--features", "xen-like-hv/stretch"];
+    part.binaries.iter_mut().for_each(|binary| binary.image = stretch_hypervisor());
+    build(&[part, guests_part(Profile::Release)])
+}
+
 fn guests_part(profile: Profile) -> Part {
     let mut binaries = vec![Binary { package: "dom0-tools", kind: BIN, name: "dom0".into(), image: dom0() }];
     for (package, kind, names) in

@@ -31,6 +31,7 @@ mod networks;
 mod paths;
 mod qemu;
 mod setup;
+mod stretch;
 mod suite;
 mod symbols;
 mod system;

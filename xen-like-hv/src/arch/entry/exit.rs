@@ -109,6 +109,8 @@ fn idle(hv: &Hypervisor, m: &Metal) {
         // SAFETY: the handlers of interrupts in the hypervisor set flags only; STI's shadow lets HLT begin before the first.
         unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) };
     }
+    #[cfg(feature = "stretch")]
+    super::stretch::restart();
     let todo = cpu_info().work.swap(0, AcqRel);
     interrupts(hv, m, todo);
 }

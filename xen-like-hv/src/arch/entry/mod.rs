@@ -18,6 +18,8 @@ pub(crate) mod current;
 pub(crate) mod exit;
 pub(crate) mod guest;
 pub(crate) mod idt;
+#[cfg(feature = "stretch")]
+pub(crate) mod stretch;
 pub(crate) mod stubs;
 pub(crate) mod trap;
 pub(crate) mod words;

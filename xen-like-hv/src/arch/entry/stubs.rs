@@ -26,6 +26,9 @@ const SYSCALL_STUB_BYTES: usize = 64;
 /// Bytes between two vector stubs.
 const VECTOR_STUB_BYTES: usize = 16;
 
+/// Whether stretches are measured.
+const STRETCH: usize = if cfg!(feature = "stretch") { 1 } else { 0 };
+
 global_asm!(
     r#"
     .macro PUSH_REGS
@@ -99,6 +102,48 @@ global_asm!(
         .popsection
     .endm
 
+    // With the feature `stretch` (see `stretch.rs`): a stretch begins, caused by the number in `cause`; it ends. Both keep
+    // all registers but flags.
+    .macro STRETCH_BEGIN cause:vararg
+    .if {stretch}
+        push rax
+        push rdx
+        \cause
+        mov [rip + STRETCH_CAUSE], rax
+        rdtsc
+        shl rdx, 32
+        or rax, rdx
+        mov [rip + STRETCH_STARTED], rax
+        pop rdx
+        pop rax
+    .endif
+    .endm
+
+    .macro STRETCH_END
+    .if {stretch}
+        push rax
+        push rcx
+        push rdx
+        rdtsc
+        shl rdx, 32
+        or rax, rdx
+        mov rdx, [rip + STRETCH_STARTED]
+        test rdx, rdx
+        jz .Lno_stretch_\@
+        mov qword ptr [rip + STRETCH_STARTED], 0
+        sub rax, rdx
+        mov rdx, [rip + STRETCH_CAUSE]
+        lea rcx, [rip + STRETCH_LONGEST]
+        cmp rax, [rcx + rdx * 8]
+        jbe .Lno_stretch_\@
+        mov [rcx + rdx * 8], rax
+    .Lno_stretch_\@:
+        pop rdx
+        pop rcx
+        pop rax
+    .endif
+    .endm
+
     .section .text.entry, "ax", @progbits
 
     // One stub per vector. #DF #TS #NP #SS #GP #PF #AC #CP #VC #SX push an error code themselves.
@@ -134,6 +179,7 @@ global_asm!(
         // rsp is &CpuInfo.regs. A trap leaves AC as it was, and ring 3 may have set it.
         CLAC_SITE
         sub rsp, 8
+        STRETCH_BEGIN mov eax, {numbers}
         lea rdi, [rsp + {cx}]
         call guest_trap
         test eax, eax
@@ -149,6 +195,7 @@ global_asm!(
     exit_checked:
         LOAD_CALLEE_SAVED {regs}
     exit_live_checked:
+        STRETCH_END
         test dword ptr [rsp + {regs} + {entry_vector}], {trap_syscall}
         jz exit_by_iret
         // SYSRET with a RIP that is not canonical faults at ring 0 on the guest's stack (XSA-7).
@@ -323,6 +370,7 @@ global_asm!(
         mov [rsp + {regs} + 96], rdx
         mov [rsp + {regs} + 104], rsi
         mov [rsp + {regs} + 112], rdi
+        STRETCH_BEGIN and eax, {numbers} - 1
         cmp rax, [rsp + {hypercall_limit}]
         jae syscall_other
         // The limit once more, for a CPU that has guessed the branch.
@@ -352,6 +400,7 @@ global_asm!(
         sar r11, 16
         cmp r11, rcx
         jne syscall_exit_live
+        STRETCH_END
         LOAD_SCRATCH {regs}
         mov r11, [rsp + {regs} + {rflags}]
         mov rsp, [rsp + {regs} + {rsp_}]
@@ -549,6 +598,7 @@ global_asm!(
     cs32 = const hv_core::regs::GUEST_CS32,
     user_flags = const hv_core::regs::RFLAGS_IF | hv_core::regs::RFLAGS_FIXED,
     max_stubs = const MAX_STUBS,
+    stretch = const STRETCH,
     stack_size = const STACK_SIZE,
     rsp_slot = const STACK_SIZE - REGS_END_FROM_TOP - 16,
     cpu_info = const STACK_SIZE - size_of::<CpuInfo>(),
