@@ -139,7 +139,7 @@ fn all(long: bool) -> Vec<Case> {
 
 /// The names of all cases.
 pub(crate) fn names() -> Vec<String> {
-    all().into_iter().map(|case| case.name).collect()
+    all(true).into_iter().map(|case| case.name).collect()
 }
 
 /// Whether a name contains a pattern, in which `*` stands for anything.
