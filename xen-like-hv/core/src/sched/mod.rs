@@ -172,7 +172,8 @@ impl Scheduler {
         }
         self.enqueue(at, &mut rq, v, now);
         let turn = self.turn(&rq, v, now);
-        if let Some(when) = turn {
+        // A pcpu that is idle has no slice that could end.
+        if let Some(when) = turn.filter(|_| rq.current.is_some()) {
             self.queue(at).slice_end.fetch_min(when, Relaxed);
         }
         drop(rq);
