@@ -16,7 +16,7 @@ const RATIOS: &str = "performance-ratios.svg";
 
 const HEAD: &str = "# Performance
 
-What operations cost, in instructions and next to Xen, in one run on one guest binary.
+What operations cost, in instructions and next to Xen, with the same guest binaries in the same machine.
 
 This page is made by `cargo xtask bench --against-xen --write-docs`; do not edit it. Figures are instructions that QEMU counts
 (`-icount shift=0`), the guest's side and the loop around the operation included. They are a property of the code: the same on
