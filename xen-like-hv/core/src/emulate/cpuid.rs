@@ -81,6 +81,7 @@ pub(super) const fn tells_of_the_clock(leaf: u32) -> bool {
 }
 
 /// The answer to a leaf and sub-leaf; `hw` gives the machine's. Order: EAX, EBX, ECX, EDX.
+#[inline(always)]
 pub fn answer(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
     match leaf {
         HYPERVISOR_LEAF..=LAST_HYPERVISOR_LEAF => hypervisor(view, leaf, subleaf),
@@ -91,19 +92,23 @@ pub fn answer(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf
 }
 
 fn basic(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
-    let max = hw(0, 0)[0].min(LAST_BASIC_LEAF);
+    let [top, b, c, d] = hw(0, 0);
+    let max = top.min(LAST_BASIC_LEAF);
+    if leaf == 0 {
+        return [max, b, c, d];
+    }
     if leaf > max {
         return [0; 4];
     }
+    let vendor = d;
     let [a, b, c, d] = hw(leaf, subleaf);
     match leaf {
-        0 => [max, b, c, d],
         1 => {
             let osxsave = if view.osxsave && c & ECX_XSAVE != 0 { ECX_OSXSAVE } else { 0 };
             // CLFLUSH's line size and the brand index stay; one logical processor. All vcpus have APIC id 0, as a PV
             // guest on Xen finds it: another would be taken for a package of its own.
             let b = b & 0xffff | 1 << 16;
-            let sep = if NO_LONG_SYSENTER.contains(&hw(0, 0)[3]) { EDX_SEP } else { 0 };
+            let sep = if NO_LONG_SYSENTER.contains(&vendor) { EDX_SEP } else { 0 };
             [a, b, c & LEAF_1_ECX | osxsave | ECX_HYPERVISOR, d & LEAF_1_EDX & !sep]
         }
         2 => [a, b, c, d],

@@ -116,6 +116,15 @@ struct Prefixes {
     rex: u8,
 }
 
+const NO_PREFIXES: Prefixes = Prefixes {
+    operand_16: false,
+    address_32: false,
+    repeat: false,
+    lock: false,
+    segment: Segment::Flat,
+    rex: 0,
+};
+
 /// Reads bytes one by one, at most [`MAX_BYTES`].
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -138,7 +147,11 @@ impl Reader<'_> {
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<Decoded> {
     let mut reader = Reader { bytes, at: 0 };
-    let prefixes = prefixes(&mut reader)?;
+    // Most have none.
+    let prefixes = match bytes.first() {
+        Some(0x0f | 0xec..=0xef) => NO_PREFIXES,
+        _ => prefixes(&mut reader)?,
+    };
     // LOCK makes all of these undefined.
     if prefixes.lock {
         return None;
@@ -151,14 +164,7 @@ pub fn decode(bytes: &[u8]) -> Option<Decoded> {
 }
 
 fn prefixes(reader: &mut Reader<'_>) -> Option<Prefixes> {
-    let mut p = Prefixes {
-        operand_16: false,
-        address_32: false,
-        repeat: false,
-        lock: false,
-        segment: Segment::Flat,
-        rex: 0,
-    };
+    let mut p = NO_PREFIXES;
     loop {
         match reader.next()? {
             0x66 => p.operand_16 = true,

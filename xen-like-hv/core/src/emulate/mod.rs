@@ -94,7 +94,12 @@ pub fn forced_emulation<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     let Some(rest) = bytes.get(..length).and_then(|b| b.strip_prefix(&EMULATE_PREFIX)) else {
         return Emulation::NotMine;
     };
-    match decode::decode(rest) {
+    // The form that everybody uses needs no decoder.
+    let decoded = match rest {
+        [0x0f, 0xa2, ..] => Some(Decoded { instruction: Instruction::Cpuid, length: 2 }),
+        _ => decode::decode(rest),
+    };
+    match decoded {
         Some(Decoded { instruction: Instruction::Cpuid, length }) => {
             cpuid_instruction(cx);
             settle(

@@ -391,6 +391,17 @@ fn forced_emulation_answers_cpuid_in_both_modes() {
 }
 
 #[test]
+fn forced_emulation_with_a_prefix_goes_through_the_decoder() {
+    let mut g = Guest::domu();
+    g.regs.rax = 0x4000_0000;
+    let prefixed = [0x0f, 0x0b, b'x', b'e', b'n', 0x48, 0x0f, 0xa2];
+    assert_eq!(g.with_code(CODE, &prefixed, forced_emulation), Emulation::Done);
+    assert_eq!((g.regs.rip, g.regs.rbx), (CODE + 8, 0x566e_6558));
+    let locked = [0x0f, 0x0b, b'x', b'e', b'n', 0xf0, 0x0f, 0xa2];
+    assert_eq!(g.with_code(CODE, &locked, forced_emulation), Emulation::NotMine);
+}
+
+#[test]
 fn a_plain_invalid_opcode_stays_the_guests() {
     let mut g = Guest::domu();
     assert_eq!(g.with_code(CODE, &[0x0f, 0x0b], forced_emulation), Emulation::NotMine);

@@ -180,12 +180,12 @@ pub fn set_gdt<M: Machine>(
     let old = {
         let mut tables = vcpu.entry.tables.lock();
         tables.gdt_entries = entries;
-        core::mem::replace(&mut tables.gdt, new)
+        let old = core::mem::replace(&mut tables.gdt, new);
+        if vcpu.sched.pcpu() == Some(m.pcpu()) {
+            m.load_gdt(tables.gdt_frames(), tables.gdt_entries());
+        }
+        old
     };
-    if vcpu.sched.pcpu() == Some(m.pcpu()) {
-        let tables = vcpu.entry.tables.lock();
-        m.load_gdt(tables.gdt_frames(), tables.gdt_entries());
-    }
     release(hv, m, &old);
     Ok(())
 }
@@ -239,8 +239,10 @@ pub fn hypercall_set_gdt<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hyperca
     let mut list = [0_u64; 16];
     let list = list.get_mut(..count).ok_or(Errno::Inval)?;
     let at = GuestPtr::<u64>::array(args.get(0), u64::from(entries.div_ceil(ENTRIES_PER_FRAME)))?;
-    if !list.is_empty() {
-        at.read_slice(cx.m, 0, list)?;
+    match &mut *list {
+        [] => {}
+        [one] => *one = at.read(cx.m)?,
+        many => at.read_slice(cx.m, 0, many)?,
     }
     set_gdt(&cx.hv.frames, cx.m, cx.dom, cx.vcpu, list, entries)?;
     Ok(0)

@@ -445,6 +445,23 @@ impl FrameTable {
         released
     }
 
+    /// Gives up the allocator's reference and the caller's at once, where there are no others: the frame is free then.
+    ///
+    /// # Errors
+    /// The reference, where somebody else has one too, or the frame is not an ordinary one that the allocator gave.
+    pub fn release_unused<'t>(&self, page: PageRef<'t>) -> Result<(), PageRef<'t>> {
+        let (now, info) = (page.page.count_info(), page.page);
+        let sole = now.owner().map(|owner| CountInfo::allocated_to(owner).plus_one());
+        let gone = now.owner().map(CountInfo::unreferenced);
+        let (Some(sole), Some(gone)) = (sole, gone) else { return Err(page) };
+        // In one step: from no count on nobody can take a reference (XSA-32).
+        if now != sole || info.swap_count_info(now, gone).is_err() {
+            return Err(page);
+        }
+        self.free_domain_frame(page.into_raw(), info, now);
+        Ok(())
+    }
+
     /// Puts a frame that the caller holds, and the allocator does not, where a teardown has nothing more to do.
     pub(crate) fn note_released(&self, page: &PageRef<'_>) {
         let owner = page.page.count_info().owner();
@@ -506,6 +523,7 @@ impl FrameTable {
     ///
     /// # Errors
     /// `WrongType`: the frame is in use as a table or as descriptors. `Overflow`.
+    #[inline(always)]
     pub fn make_writable<'t>(
         &self,
         m: &(impl Tlb + Cpu),
@@ -550,6 +568,7 @@ impl FrameTable {
     ///
     /// # Errors
     /// As [`Self::get_page`] and [`Self::make_writable`].
+    #[inline(always)]
     pub fn get_page_writable(
         &self,
         m: &(impl Tlb + Cpu),

@@ -108,6 +108,11 @@ impl TypeInfo {
     pub(crate) const fn is_type(self, ty: PageType) -> bool {
         self.0 >> Self::TYPE_SHIFT == ty.code()
     }
+    /// Whether it is in use as that, checked where that is needed: type and `VALIDATED` at once.
+    pub(crate) const fn is_in_use_as(self, ty: PageType) -> bool {
+        let want = ty.code() << Self::TYPE_SHIFT | Self::VALIDATED;
+        (self.0 ^ want) & (7 << Self::TYPE_SHIFT | Self::VALIDATED) == 0
+    }
     pub(crate) const fn count(self) -> u64 {
         self.0 & Self::COUNT
     }
@@ -192,6 +197,10 @@ impl CountInfo {
     /// A frame that a domain gets: one reference, the allocator's.
     pub(crate) const fn allocated_to(owner: DomId) -> Self {
         Self(Self::of(FrameState::Guest).0 | Self::ALLOCATED | (owner.raw() as u64) << Self::OWNER_SHIFT | 1)
+    }
+    /// A domain's frame that is being freed: no reference is left, and none can be had.
+    pub(crate) const fn unreferenced(owner: DomId) -> Self {
+        Self(Self::of(FrameState::Guest).0 | (owner.raw() as u64) << Self::OWNER_SHIFT)
     }
     /// A frame of the hypervisor that a domain may map.
     pub(crate) const fn shared_with(owner: DomId) -> Self {

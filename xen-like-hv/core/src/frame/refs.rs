@@ -79,7 +79,7 @@ impl<'t> WritableRef<'t> {
 }
 
 impl Drop for WritableRef<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         let (table, page, mfn) = (self.page.table, self.page.page, self.page.mfn);
         let types::TypePut::Done = types::put(page) else {

@@ -187,6 +187,7 @@ impl Held<'_> {
 }
 
 /// Takes a reference to a frame of `owner`.
+#[inline(always)]
 pub(super) fn hold<'t>(
     frames: &'t FrameTable,
     m: &(impl Tlb + Cpu),
@@ -202,6 +203,7 @@ pub(super) fn hold<'t>(
 }
 
 /// Brings a recorded reference back.
+#[inline(always)]
 pub(super) fn adopt(frames: &FrameTable, mfn: Mfn, access: Access) -> Option<Held<'_>> {
     match access {
         Access::Read => frames.adopt(mfn).map(Held::Read),
@@ -210,6 +212,7 @@ pub(super) fn adopt(frames: &FrameTable, mfn: Mfn, access: Access) -> Option<Hel
 }
 
 /// The flags that a change of the pins makes wrong.
+#[inline(always)]
 fn stale_flags(pins: Pins) -> GrantFlags {
     let mut stale = GrantFlags::empty();
     stale.set(GrantFlags::WRITING, !pins.has_writers());

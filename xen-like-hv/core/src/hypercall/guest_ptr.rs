@@ -259,3 +259,39 @@ impl<T: FromBytes + IntoBytes + Immutable> GuestPtr<T> {
         if end > self.count { Err(Errno::Fault) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOW_END: u64 = 0x0000_8000_0000_0000;
+
+    #[test]
+    fn words_are_checked_to_their_last_byte() {
+        let ok = |va| Checked::<9>::new(GuestVa::new(va)).is_some();
+        assert!(ok(0) && ok(LOW_END - 72) && ok(HYPERVISOR_END) && ok(u64::MAX - 71));
+        for va in
+            [LOW_END - 71, LOW_END, HYPERVISOR_START - 8, HYPERVISOR_START, HYPERVISOR_END - 8, u64::MAX - 70]
+        {
+            assert!(!ok(va), "{va:#x}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_checked_as_a_whole_and_ends() {
+        assert!(CheckedList::<8>::new(HYPERVISOR_START, 0).is_ok_and(|list| list.first().is_none()));
+        for (va, count) in [(LOW_END - 64, 2), (HYPERVISOR_START, 1), (u64::MAX - 63, 2), (0, u64::MAX)] {
+            assert!(CheckedList::<8>::new(va, count).is_err(), "{count} at {va:#x}");
+        }
+        let Ok(mut list) = CheckedList::<8>::new(LOW_END - 128, 2) else { panic!("a good list is refused") };
+        let mut seen = 0;
+        while let Some(record) = list.first() {
+            assert_eq!(record.part::<1, 1>().address().raw(), LOW_END - 128 + 64 * seen + 8);
+            list.advance();
+            seen += 1;
+        }
+        assert_eq!((seen, list.left()), (2, 0));
+        list.advance();
+        assert_eq!(list.address().raw(), LOW_END);
+    }
+}

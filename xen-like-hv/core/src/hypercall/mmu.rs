@@ -365,14 +365,15 @@ fn update_va<M: Machine>(cx: &Cx<'_, M>, args: &Args, rights: Rights) -> Hyperca
     let flags = UvmFlags::new(args.get(2));
     let frames = &cx.hv.frames;
     let root = cx.vcpu.mm.kernel_root().ok_or(Errno::Inval)?;
-    let found = walk::find_l1(frames, cx.m, cx.dom.id, root, va).ok_or(Errno::Inval)?;
+    let found = walk::find_l1_entry(frames, cx.m, cx.dom.id, root, va);
+    let (table, index) = found.ok_or(Errno::Inval)?;
     {
-        let page = frames.get_page(found.table, cx.dom.id).map_err(Errno::from)?;
+        let page = frames.get_page(table, cx.dom.id).map_err(Errno::from)?;
         let table = LockedTable::lock(page).map_err(|_| Errno::Inval)?;
         if table.level() != Level::L1 {
             return Err(Exit::Err(Errno::Inval));
         }
-        let word = cx.m.words(table.mfn()).get(found.index).ok_or(Errno::Inval)?;
+        let word = cx.m.words(table.mfn()).get(index).ok_or(Errno::Inval)?;
         update_l1(frames, cx.m, word, value, rights, Store::Replace)?;
     }
     flush_as_asked(cx, va, flags)?;

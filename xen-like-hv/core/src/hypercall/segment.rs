@@ -14,6 +14,7 @@ use crate::regs::is_canonical;
 ///
 /// # Errors
 /// `EINVAL` for a base that is not canonical, or for an unknown register.
+#[inline(always)]
 pub fn set_segment_base<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let which = SegmentBase::from_raw(args.low32(0)).ok_or(Errno::Inval)?;
     let base = args.get(1);
@@ -49,6 +50,7 @@ pub fn stack_switch<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallRes
 ///
 /// # Errors
 /// None.
+#[inline(always)]
 pub fn fpu_taskswitch<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let set = args.low32(0) != 0;
     cx.vcpu.entry.task_switched.store(set, Relaxed);

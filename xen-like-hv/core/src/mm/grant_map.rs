@@ -94,13 +94,13 @@ pub fn remove_host_mapping<M: Machine>(
 }
 
 /// Locks the L1 of the calling domain that holds the entry.
+#[inline(never)]
 fn lock_entry<'a, M: Machine>(cx: &Cx<'a, M>, at: HostAddress) -> Result<(LockedTable<'a>, usize), Errno> {
     let pt = Pt::of(cx);
     let (mfn, index) = match at {
         HostAddress::Va(va) => {
             let root = cx.vcpu.mm.kernel_root().ok_or(Errno::Inval)?;
-            let found = walk::find_l1(pt.frames, pt.m, cx.dom.id, root, va).ok_or(Errno::Inval)?;
-            (found.table, found.index)
+            walk::find_l1_entry(pt.frames, pt.m, cx.dom.id, root, va).ok_or(Errno::Inval)?
         }
         HostAddress::Pte(maddr) => (maddr.mfn(), entry_index(maddr)?),
     };

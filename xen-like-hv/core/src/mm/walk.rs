@@ -38,6 +38,26 @@ pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va
     Some(Found { table, index: Level::L1.index(va), path })
 }
 
+/// As [`find_l1`] for who does not ask what the path allows: the L1 and the index of the entry in it.
+#[inline(always)]
+#[must_use]
+pub fn find_l1_entry(
+    frames: &FrameTable,
+    m: &impl Frames,
+    owner: DomId,
+    root: Mfn,
+    va: GuestVa,
+) -> Option<(Mfn, usize)> {
+    if !va.is_canonical() {
+        return None;
+    }
+    let path = PteFlags::empty();
+    let (table, _) = down(frames, m, owner, (root, path), Level::L4, va)?;
+    let (table, _) = down(frames, m, owner, (table, path), Level::L3, va)?;
+    let (table, _) = down(frames, m, owner, (table, path), Level::L2, va)?;
+    Some((table, Level::L1.index(va)))
+}
+
 /// The table below the entry of `va` in a table, and what the path allows from there on.
 #[inline(always)]
 fn down(
@@ -70,7 +90,7 @@ pub fn entry(
 ) -> Option<Pte> {
     let page = frames.info(table)?;
     let ty = page.type_info();
-    if !page.count_info().is_owned_by(owner) || !ty.is_type(PageType::Table(level)) || !ty.validated() {
+    if !page.count_info().is_owned_by(owner) || !ty.is_in_use_as(PageType::Table(level)) {
         return None;
     }
     Some(Pte::from_raw(m.words(table).get(index)?.load(Relaxed)))

@@ -513,6 +513,19 @@ fn a_yield_lets_the_other_run() {
 }
 
 #[test]
+fn a_yield_with_nobody_to_yield_to_asks_for_nothing() {
+    let mut sim = Sim::new(1, 1, Box::new(Fair::default()));
+    sim.start_all();
+    sim.run(1, |_, _| {});
+    let only = sim.running[0].clone().unwrap();
+    sim.on(0);
+    let asked = sim.m.resched_requests.load(Relaxed);
+    sim.sched.yield_now(&sim.m, &only);
+    assert_eq!(sim.m.resched_requests.load(Relaxed), asked);
+    assert!(!sim.sched.resched_needed(PcpuId::new(0)));
+}
+
+#[test]
 fn an_idle_pcpu_takes_who_waits_elsewhere() {
     let mut sim = Sim::new(2, 3, Box::new(Fair::default()));
     sim.on(0);
