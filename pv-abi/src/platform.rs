@@ -8,6 +8,12 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 /// The version a caller must state.
 #[doc(alias = "XENPF_INTERFACE_VERSION")]
 pub const INTERFACE_VERSION: u32 = 0x0300_0001;
+/// `xenpf_pcpuinfo.flags`: the pcpu works.
+#[doc(alias = "XEN_PCPU_FLAGS_ONLINE")]
+pub const PCPU_ONLINE: u32 = 1;
+/// `xenpf_pcpuinfo.flags`: there is no pcpu of that number.
+#[doc(alias = "XEN_PCPU_FLAGS_INVALID")]
+pub const PCPU_INVALID: u32 = 2;
 /// Bytes of the union.
 pub const PAYLOAD_SIZE: usize = 128;
 

@@ -4,12 +4,13 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::Hypervisor;
 use hv_core::boot_memory::Range;
 use hv_core::domain::dom0::Dom0Config;
 use hv_core::frame::{FrameTable, PageInfo};
-use hv_core::hv::Platform;
+use hv_core::hv::{CpuName, Platform};
 use hv_core::sched::Scheduler;
 use hv_core::sched::policy::Fair;
 use pv_abi::ids::Mfn;
@@ -110,11 +111,17 @@ fn platform(nr_pcpus: u32) -> Platform {
     Platform {
         command_line: String::from(handover::info().line),
         nr_pcpus,
+        cpu_names: (0..nr_pcpus).map(cpu_name).collect(),
         tsc_khz: u32::try_from(time::tsc_hz() / 1000).unwrap_or(u32::MAX),
         maddr_bits: features::get().address_bits,
         total_frames: map.ram_bytes() / layout::PAGE,
         memory_map,
     }
+}
+
+fn cpu_name(pcpu: u32) -> CpuName {
+    let record = percpu::record(usize::try_from(pcpu).unwrap_or(0));
+    CpuName { apic_id: record.apic_id.load(Relaxed), acpi_id: record.acpi_id.load(Relaxed) }
 }
 
 fn frames_of(range: Range) -> (Mfn, Mfn) {

@@ -377,7 +377,8 @@ impl Interrupts for FakeMachine {
         24
     }
     fn route_gsi(&self, gsi: u32, _config: GsiConfig) -> Result<(), GsiUnavailable> {
-        if gsi < 24 { Ok(()) } else { Err(GsiUnavailable) }
+        // Line 4 is the hypervisor's serial port.
+        if gsi < 24 && gsi != 4 { Ok(()) } else { Err(GsiUnavailable) }
     }
     fn unmask_gsi(&self, gsi: u32) {
         self.note("unmask_gsi", u64::from(gsi));
@@ -427,7 +428,11 @@ impl FakeWorld {
         let nr_frames = pages.len();
         let frames = crate::frame::FrameTable::new(pages);
         frames.add_free_range(Mfn::new(1), Mfn::new(u64::try_from(nr_frames).unwrap_or(0)));
-        let platform = crate::hv::Platform { nr_pcpus: 2, ..Default::default() };
+        let platform = crate::hv::Platform {
+            nr_pcpus: 2,
+            cpu_names: [0, 1].map(|n| crate::hv::CpuName { apic_id: 2 * n, acpi_id: n + 1 }).into(),
+            ..Default::default()
+        };
         let hv = crate::Hypervisor::new(platform, frames, crate::sched::Scheduler::new(2));
         Self { hv, m: FakeMachine::new(nr_frames) }
     }

@@ -8,6 +8,15 @@ use crate::evtchn::pirq::LineTable;
 use crate::frame::FrameTable;
 use crate::sched::Scheduler;
 
+/// The firmware's names of a pcpu.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuName {
+    /// Of its local APIC.
+    pub apic_id: u32,
+    /// In ACPI's tables.
+    pub acpi_id: u32,
+}
+
 /// Facts about this boot that do not change.
 #[derive(Clone, Debug, Default)]
 pub struct Platform {
@@ -15,6 +24,8 @@ pub struct Platform {
     pub command_line: String,
     /// pcpus that were brought up.
     pub nr_pcpus: u32,
+    /// What the firmware calls them, by number.
+    pub cpu_names: alloc::vec::Vec<CpuName>,
     /// TSC frequency in kHz.
     pub tsc_khz: u32,
     /// Machine address width in bits.

@@ -34,6 +34,8 @@ struct Line {
     owner: DomId,
     /// Port 0 is none.
     port: EvtchnPort,
+    /// It is the hypervisor's own: the domain has its number and cannot bind it.
+    held_back: bool,
     /// Fired, and not acknowledged by the guest.
     in_service: bool,
 }
@@ -52,11 +54,12 @@ impl Default for LineTable {
 
 const NO_PORT: EvtchnPort = EvtchnPort::new(0);
 
-/// Maps a line for `dom`; returns its pirq. Mapping a line again that the domain has already is a success.
+/// Maps a line for `dom`; returns its pirq. Mapping a line again that the domain has already is a success, and so is one
+/// that the hypervisor uses (its serial port): a dom0 names every line that ACPI lists, and [`bind_pirq`] refuses it.
 ///
 /// # Errors
-/// `EPERM` where the domain may not have lines; `EINVAL` where there is none of that number; `EBUSY` where the
-/// hypervisor or another domain uses it.
+/// `EPERM` where the domain may not have lines; `EINVAL` where there is none of that number; `EBUSY` where another
+/// domain uses it.
 pub fn map(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, gsi: u32) -> Result<u32, Errno> {
     access::control(dom)?;
     if gsi >= m.nr_gsis() {
@@ -68,21 +71,23 @@ pub fn map(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, gsi: u32) -> Resu
         Some(_) => return Err(Errno::Busy),
         None => {}
     }
-    m.route_gsi(gsi, GsiConfig::default()).map_err(|_| Errno::Busy)?;
-    hv.lines.lines.lock().insert(gsi, Line { owner: dom.id, port: NO_PORT, in_service: false });
+    let held_back = m.route_gsi(gsi, GsiConfig::default()).is_err();
+    hv.lines.lines.lock().insert(gsi, Line { owner: dom.id, port: NO_PORT, held_back, in_service: false });
     Ok(gsi)
 }
 
-/// Tells trigger and polarity of a line, as dom0 has read them from ACPI.
+/// Tells trigger and polarity of a line, as dom0 has read them from ACPI. A line of the hypervisor's own is set up already
+/// and stays as it is.
 ///
 /// # Errors
-/// `EPERM`, `EINVAL`, `EBUSY` as for [`map`].
+/// `EPERM`, `EINVAL` as for [`map`].
 pub fn setup(m: &impl Interrupts, dom: &Domain, gsi: u32, config: GsiConfig) -> Result<(), Errno> {
     access::control(dom)?;
     if gsi >= m.nr_gsis() {
         return Err(Errno::Inval);
     }
-    m.route_gsi(gsi, config).map_err(|_| Errno::Busy)
+    let _own = m.route_gsi(gsi, config);
+    Ok(())
 }
 
 /// Takes a line away from `dom`.
@@ -93,8 +98,11 @@ pub fn unmap(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> R
     let mut lines = hv.lines.lines.lock();
     match lines.get(&pirq) {
         Some(line) if line.owner == dom.id && line.port == NO_PORT => {
+            let held_back = line.held_back;
             lines.remove(&pirq);
-            m.mask_gsi(pirq);
+            if !held_back {
+                m.mask_gsi(pirq);
+            }
             Ok(())
         }
         _ => Err(Errno::Inval),
@@ -105,7 +113,7 @@ pub fn unmap(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> R
 ///
 /// # Errors
 /// `EINVAL` where there is no such line; `EPERM` where the domain may not use it; `EEXIST` where it is bound; `EINVAL`
-/// where the domain has not mapped it; `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
+/// where the domain has not mapped it or it is the hypervisor's own; `EINVAL`, `ENOSPC`, `ENOMEM` as for every new port.
 pub fn bind_pirq(
     hv: &Hypervisor,
     m: &(impl EventPorts + Interrupts),
@@ -121,7 +129,7 @@ pub fn bind_pirq(
     let bound = {
         let mut lines = hv.lines.lines.lock();
         match lines.get_mut(&pirq) {
-            Some(line) if line.owner == dom.id && line.port == NO_PORT => {
+            Some(line) if line.owner == dom.id && line.port == NO_PORT && !line.held_back => {
                 line.port = port;
                 line.in_service = false;
                 true
@@ -141,7 +149,7 @@ pub fn bind_pirq(
 fn check_unbound(hv: &Hypervisor, dom: &Domain, pirq: u32) -> Result<(), Errno> {
     match hv.lines.lines.lock().get(&pirq) {
         Some(line) if line.owner == dom.id && line.port != NO_PORT => Err(Errno::Exist),
-        Some(line) if line.owner == dom.id => Ok(()),
+        Some(line) if line.owner == dom.id && !line.held_back => Ok(()),
         _ => Err(Errno::Inval),
     }
 }
@@ -209,7 +217,9 @@ pub(super) fn release_all(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain) {
         if line.owner != dom.id {
             return true;
         }
-        m.mask_gsi(gsi);
+        if !line.held_back {
+            m.mask_gsi(gsi);
+        }
         false
     });
 }

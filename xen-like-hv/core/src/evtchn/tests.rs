@@ -405,6 +405,19 @@ fn a_physical_line_fires_until_it_is_closed() {
 }
 
 #[test]
+fn a_line_of_the_hypervisor_can_be_mapped_and_not_bound() {
+    let t = Test::new();
+    let (hv, dom0) = (&t.world.hv, &t.doms[0].0);
+    assert_eq!(pirq::map(hv, t.m(), dom0, 4), Ok(4), "a dom0 names every line that ACPI lists");
+    assert_eq!(pirq::setup(t.m(), dom0, 4, crate::port::GsiConfig::default()), Ok(()));
+    assert_eq!(pirq::bind_pirq(hv, t.m(), dom0, 4), Err(Errno::Inval));
+    assert_eq!(pirq::unmap(hv, t.m(), dom0, 4), Ok(()));
+    let touched = |name| t.m().effects.lock().registers.iter().any(|&r| r == (name, 4));
+    assert!(!touched("mask_gsi") && !touched("unmask_gsi"), "the serial port went silent");
+    t.audit();
+}
+
+#[test]
 fn an_event_wakes_who_polls_for_it() {
     let t = Test::new();
     let v = &t.doms[1].1;

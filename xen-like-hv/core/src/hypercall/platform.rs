@@ -1,11 +1,12 @@
 //! `HYPERVISOR_platform_op`, interface 0x03000001: the machine as dom0 looks after it.
 //!
 //! Order of checks: the argument can be read (`EFAULT`), the version fits (`EACCES`), the caller may (`EPERM`). The time of
-//! day and the final power-off are offered; microcode, C- and P-states, firmware tables and hot-plug answer `ENOSYS`.
+//! day, the final power-off and the pcpus' names are offered; microcode, C- and P-states, firmware tables and hot-plug answer `ENOSYS`.
 
 use pv_abi::errno::Errno;
 use pv_abi::platform::{
-    INTERFACE_VERSION, PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfSettime32, XenpfSettime64,
+    INTERFACE_VERSION, PCPU_INVALID, PCPU_ONLINE, PlatformCmd, PlatformOp, XenpfEnterAcpiSleep,
+    XenpfPcpuinfo, XenpfSettime32, XenpfSettime64,
 };
 
 use super::GuestPtr;
@@ -48,8 +49,26 @@ pub fn platform_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResu
             }
             lifecycle::shutdown(cx.hv, cx.m, cx.dom, lifecycle::SHUTDOWN_POWEROFF);
         }
+        PlatformCmd::GetCpuInfo => return cpu_info(cx, args, op),
         _ => return Err(Errno::NoSys.into()),
     }
+    Ok(0)
+}
+
+/// What the firmware calls a pcpu. A number without a pcpu is no error: the answer says so.
+fn cpu_info<M: Machine>(cx: &Cx<'_, M>, args: &Args, mut op: PlatformOp) -> HypercallResult {
+    let mut info: XenpfPcpuinfo = op.payload();
+    let names = &cx.hv.platform.cpu_names;
+    info.max_present = u32::try_from(names.len()).unwrap_or(u32::MAX).saturating_sub(1);
+    match usize::try_from(info.xen_cpuid).ok().and_then(|n| names.get(n)) {
+        Some(name) => {
+            (info.apic_id, info.acpi_id) = (name.apic_id, name.acpi_id);
+            info.flags = PCPU_ONLINE;
+        }
+        None => info.flags = PCPU_INVALID,
+    }
+    op.set_payload(&info);
+    GuestPtr::<PlatformOp>::new(args.get(0))?.write(cx.m, &op)?;
     Ok(0)
 }
 

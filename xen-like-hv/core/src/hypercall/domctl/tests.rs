@@ -12,7 +12,7 @@ use pv_abi::domctl::{
 use pv_abi::errno::Errno;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::ids::{DomId, VcpuId};
-use pv_abi::platform::{PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfSettime64};
+use pv_abi::platform::{PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfPcpuinfo, XenpfSettime64};
 use pv_abi::sysctl::{
     Sysctl, SysctlAvailheap, SysctlCmd, SysctlCpupoolOp, SysctlCputopoinfo, SysctlGetcpuinfo,
     SysctlGetdomaininfolist, SysctlNumainfo, SysctlPhysinfo, SysctlReadconsole,
@@ -515,4 +515,19 @@ fn the_time_is_set_and_the_machine_switched_off() {
     assert_eq!(op(PlatformOp::new(PlatformCmd::EnterAcpiSleep, &sleep(3))), Err(Errno::Inval));
     assert_eq!(op(PlatformOp::new(PlatformCmd::EnterAcpiSleep, &sleep(5))), Ok(0));
     assert_eq!(t.w.m.effects.lock().shutdowns, [0]);
+}
+
+#[test]
+fn a_pcpu_is_known_by_the_names_of_the_firmware() {
+    let t = Test::new();
+    let ask = |xen_cpuid| {
+        let asked = XenpfPcpuinfo { xen_cpuid, ..XenpfPcpuinfo::default() };
+        t.put(ARG, &PlatformOp::new(PlatformCmd::GetCpuInfo, &asked));
+        assert_eq!(t.call(Hypercall::PlatformOp), Ok(0));
+        let answer: XenpfPcpuinfo = GuestPtr::<PlatformOp>::new(ARG).unwrap().read(&t.w.m).unwrap().payload();
+        (answer.flags, answer.apic_id, answer.acpi_id, answer.max_present)
+    };
+    assert_eq!(ask(1), (1, 2, 2, 1));
+    assert_eq!(ask(2), (2, 0, 0, 1), "invalid");
+    assert_eq!(ask(u32::MAX).0, 2);
 }
