@@ -8,8 +8,8 @@ use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
-    bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines, networks,
-    systems, throughput, tooling,
+    bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines,
+    networks, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
