@@ -45,7 +45,7 @@ pub fn bind_interdomain(
     loop {
         let mut ends = Ends::lock(dom, remote);
         let Some(port) = dom.events.find_free(m, dom, ends.local())? else {
-            let had = usize::try_from(ends.local().valid()).unwrap_or(usize::MAX);
+            let had = ends.local().valid();
             drop(ends);
             dom.events.make_room(had)?;
             continue;

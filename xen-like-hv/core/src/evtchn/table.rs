@@ -3,6 +3,7 @@
 //! All of it is under the lock of rank [`rank::EVTCHN`] of its domain. Both ends of an interdomain channel change
 //! together, under both locks, taken in ascending order of domain ids.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -19,6 +20,12 @@ use crate::vcpu::Vcpu;
 
 /// Ports become valid in groups of this many, as the guest needs them.
 pub(super) const GROUP: u32 = 64;
+/// The same, as an index.
+const PER_GROUP: usize = GROUP as usize;
+/// Groups of the largest table.
+const MAX_GROUPS: usize = FIFO_NR_CHANNELS as usize / PER_GROUP;
+/// Free ports that are looked at before the next group is taken, where the guest keeps them in its queues.
+const MOST_BUSY: usize = 256;
 
 /// The other end of an interdomain channel.
 #[derive(Clone)]
@@ -62,124 +69,168 @@ pub(super) struct Port {
     pub(super) target: Option<Arc<Vcpu>>,
 }
 
-/// A domain's ports.
-pub(super) struct Table {
-    ports: Vec<Port>,
+/// Ports that become valid together. A table grows by them, so that nothing ever moves but a list of these.
+struct Group {
     /// One bit per port: it is free.
-    free: Vec<u64>,
+    free: u64,
+    ports: Box<[Port]>,
+}
+
+impl Group {
+    fn new() -> Result<Self, Errno> {
+        let mut ports = Vec::new();
+        ports.try_reserve_exact(PER_GROUP).map_err(|_| Errno::NoMem)?;
+        ports.resize_with(PER_GROUP, Port::default);
+        // The room is exact: this moves nothing.
+        Ok(Self { free: u64::MAX, ports: ports.into_boxed_slice() })
+    }
+}
+
+/// A domain's ports.
+#[derive(Default)]
+pub(super) struct Table {
+    groups: Vec<Group>,
+    /// One bit per group: it has a free port. So the lowest free port is found without a look at all groups.
+    open: [u64; MAX_GROUPS / 64],
+    /// The next group, allocated while the lock was not held.
+    spare: Option<Group>,
     /// Nothing new is bound any more.
     pub(super) dying: bool,
     /// Where closing all ports goes on.
     pub(super) next_to_close: u32,
 }
 
-impl Default for Table {
-    /// The first group is there from the start: port 0 is reserved, and a guest may name the others.
-    fn default() -> Self {
-        let group = usize::try_from(GROUP).unwrap_or(0);
-        let mut table = Self {
-            ports: Vec::with_capacity(group),
-            free: Vec::with_capacity(1),
-            dying: false,
-            next_to_close: 0,
-        };
-        table.extend();
-        table
-    }
+/// The numbers of the bits that are set, ascending.
+fn ones(mut word: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let bit = usize::try_from(word.trailing_zeros()).ok().filter(|&bit| bit < 64)?;
+        word &= word - 1;
+        Some(bit)
+    })
 }
 
-fn position(port: EvtchnPort) -> (usize, u64) {
-    let word = usize::try_from(port.raw() / 64).unwrap_or(usize::MAX);
-    (word, 1 << (port.raw() % 64))
+/// A port's group, its place in it, and its bit there.
+fn position(port: EvtchnPort) -> (usize, usize, u64) {
+    let port = usize::try_from(port.raw()).unwrap_or(usize::MAX);
+    (port / PER_GROUP, port % PER_GROUP, 1 << (port % PER_GROUP))
 }
 
 impl Table {
+    /// The first group is there from the start, memory permitting: port 0 is reserved, and a guest may name the others.
+    fn with_first_group() -> Self {
+        let mut table = Self::default();
+        if let Ok(mut room) = Room::after(0) {
+            room.install(&mut table);
+            table.extend();
+        }
+        table
+    }
+
     /// Ports that a guest may name without being told that they do not exist.
     pub(super) fn valid(&self) -> u32 {
-        u32::try_from(self.ports.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.groups.len() * PER_GROUP).unwrap_or(u32::MAX)
     }
 
     /// The port of that number.
+    #[inline]
     pub(super) fn port(&self, port: EvtchnPort) -> Result<&Port, Errno> {
-        usize::try_from(port.raw()).ok().and_then(|index| self.ports.get(index)).ok_or(Errno::Inval)
+        let (group, index, _) = position(port);
+        self.groups.get(group).and_then(|g| g.ports.get(index)).ok_or(Errno::Inval)
     }
 
     /// The port of that number, to change it.
     pub(super) fn port_mut(&mut self, port: EvtchnPort) -> Result<&mut Port, Errno> {
-        usize::try_from(port.raw()).ok().and_then(|index| self.ports.get_mut(index)).ok_or(Errno::Inval)
+        let (group, index, _) = position(port);
+        self.groups.get_mut(group).and_then(|g| g.ports.get_mut(index)).ok_or(Errno::Inval)
     }
 
     /// Whether the free list says that a port is free.
     pub(super) fn is_marked_free(&self, port: EvtchnPort) -> bool {
-        let (word, bit) = position(port);
-        self.free.get(word).is_some_and(|w| w & bit != 0)
+        let (group, _, bit) = position(port);
+        self.groups.get(group).is_some_and(|g| g.free & bit != 0)
     }
 
-    /// The lowest free port that is not `busy`.
-    fn lowest_free(&self, busy: impl Fn(EvtchnPort) -> bool) -> Option<EvtchnPort> {
-        let marked = (0_u32..).step_by(64).zip(&self.free).filter(|(_, word)| **word != 0);
-        let mut ports = marked
-            .flat_map(|(base, &word)| (0..64).filter(move |n| word >> n & 1 != 0).map(move |n| base + n));
-        ports.find(|&port| !busy(EvtchnPort::new(port))).map(EvtchnPort::new)
+    /// The lowest free port from group `first` on that is not `busy`, of the first [`MOST_BUSY`] that are free. A guest says
+    /// itself which of its free ports are busy, and shall not have us look at all of them.
+    fn lowest_free(&self, first: usize, busy: impl Fn(EvtchnPort) -> bool) -> Option<EvtchnPort> {
+        let open =
+            self.open.iter().enumerate().flat_map(|(n, &word)| ones(word).map(move |bit| n * 64 + bit));
+        let groups = open.skip_while(|&n| n < first).filter_map(|n| Some((n, self.groups.get(n)?)));
+        let free = groups.flat_map(|(n, g)| ones(g.free).map(move |bit| n * PER_GROUP + bit));
+        let mut ports = free.take(MOST_BUSY).filter_map(|n| u32::try_from(n).ok()).map(EvtchnPort::new);
+        ports.find(|&port| !busy(port))
+    }
+
+    /// Brings the bit of a group up to date.
+    fn note_open(&mut self, group: usize) {
+        let is_open = self.groups.get(group).is_some_and(|g| g.free != 0);
+        if let Some(word) = self.open.get_mut(group / 64) {
+            *word = *word & !(1 << (group % 64)) | u64::from(is_open) << (group % 64);
+        }
     }
 
     /// Gives a port a new state and takes it off the free list.
     pub(super) fn occupy(&mut self, port: EvtchnPort, new: Port) {
-        let (word, bit) = position(port);
-        if let Some(w) = self.free.get_mut(word) {
-            *w &= !bit;
-        }
-        if let Ok(p) = self.port_mut(port) {
+        let (number, index, bit) = position(port);
+        let Some(group) = self.groups.get_mut(number) else { return };
+        group.free &= !bit;
+        if let Some(p) = group.ports.get_mut(index) {
             *p = new;
         }
+        self.note_open(number);
     }
 
     /// Frees a port; returns what it was.
     pub(super) fn release(&mut self, port: EvtchnPort) -> Port {
-        let Ok(p) = self.port_mut(port) else { return Port::default() };
-        let old = core::mem::take(p);
-        let (word, bit) = position(port);
-        if let Some(w) = self.free.get_mut(word) {
-            *w |= bit;
-        }
+        let (number, index, bit) = position(port);
+        let Some(group) = self.groups.get_mut(number) else { return Port::default() };
+        group.free |= bit;
+        let old = group.ports.get_mut(index).map(core::mem::take).unwrap_or_default();
+        self.note_open(number);
         old
+    }
+
+    /// Whether the next group can be made valid without an allocation.
+    fn has_room(&self) -> bool {
+        self.spare.is_some() && self.groups.len() < self.groups.capacity()
     }
 
     /// Makes the next group valid, in the room that [`Room`] brought.
     fn extend(&mut self) {
-        let first = self.valid();
-        self.ports.extend((0..GROUP).map(|_| Port::default()));
-        self.free.push(u64::MAX);
-        if first == 0 {
+        let Some(group) = self.spare.take() else { return };
+        self.groups.push(group);
+        self.note_open(self.groups.len() - 1);
+        if self.groups.len() == 1 {
             self.occupy(EvtchnPort::new(0), Port { state: PortState::Reserved, ..Port::default() });
         }
     }
 }
 
-/// Memory for more ports, allocated outside the lock.
+/// Memory for one more group, allocated outside the lock.
 struct Room {
-    ports: Vec<Port>,
-    free: Vec<u64>,
+    group: Option<Group>,
+    groups: Vec<Group>,
 }
 
 impl Room {
-    fn for_ports(wanted: usize) -> Result<Self, Errno> {
-        let mut room = Self { ports: Vec::new(), free: Vec::new() };
-        if memory_is_short!() {
-            return Err(Errno::NoMem);
+    /// For a table that had so many groups.
+    fn after(had: usize) -> Result<Self, Errno> {
+        let mut groups = Vec::new();
+        // Only where the list of groups is full, which is where its size is a power of two.
+        if had == 0 || had.is_power_of_two() {
+            groups.try_reserve_exact(had.saturating_mul(2).max(1)).map_err(|_| Errno::NoMem)?;
         }
-        room.ports.try_reserve_exact(wanted).map_err(|_| Errno::NoMem)?;
-        room.free.try_reserve_exact(wanted.div_ceil(64)).map_err(|_| Errno::NoMem)?;
-        Ok(room)
+        Ok(Self { group: Some(Group::new()?), groups })
     }
 
-    /// Moves the table into this room; the old one is freed by the caller, outside the lock.
+    /// Gives the table what it lacks; the rest, and the old list, are freed by the caller, outside the lock.
     fn install(&mut self, table: &mut Table) {
-        if self.ports.capacity() > table.ports.capacity() {
-            self.ports.append(&mut table.ports);
-            self.free.append(&mut table.free);
-            core::mem::swap(&mut self.ports, &mut table.ports);
-            core::mem::swap(&mut self.free, &mut table.free);
+        if table.spare.is_none() {
+            table.spare = self.group.take();
+        }
+        if self.groups.capacity() > table.groups.capacity() {
+            self.groups.append(&mut table.groups);
+            core::mem::swap(&mut self.groups, &mut table.groups);
         }
     }
 }
@@ -196,7 +247,7 @@ pub struct DomainEvents {
 impl Default for DomainEvents {
     fn default() -> Self {
         Self {
-            table: SpinLock::new(rank::EVTCHN, Table::default()),
+            table: SpinLock::new(rank::EVTCHN, Table::with_first_group()),
             fifo: Fifo::default(),
             limit: core::sync::atomic::AtomicU32::new(FIFO_NR_CHANNELS - 1),
         }
@@ -242,14 +293,14 @@ impl DomainEvents {
         dom: &Domain,
     ) -> Result<(Guard<'a, Table>, EvtchnPort), Errno> {
         loop {
-            let wanted = {
+            let had = {
                 let mut table = self.lock();
                 if let Some(port) = self.find_free(m, dom, &mut table)? {
                     return Ok((table, port));
                 }
-                table.ports.len()
+                table.valid()
             };
-            self.make_room(wanted)?;
+            self.make_room(had)?;
         }
     }
 
@@ -264,13 +315,14 @@ impl DomainEvents {
         if dom.is_dying() || table.dying {
             return Err(Errno::Inval);
         }
-        let port = match table.lowest_free(busy) {
+        let port = match table.lowest_free(0, busy) {
             Some(port) => port,
             None if table.valid() > self.limit() => return Err(Errno::NoSpc),
             None if !self.has_room(table) => return Ok(None),
             None => {
+                let new = table.groups.len();
                 table.extend();
-                table.lowest_free(busy).ok_or(Errno::NoSpc)?
+                table.lowest_free(new, busy).ok_or(Errno::NoSpc)?
             }
         };
         if port.raw() <= self.limit() { Ok(Some(port)) } else { Err(Errno::NoSpc) }
@@ -278,18 +330,13 @@ impl DomainEvents {
 
     /// Whether the next group can be made valid without an allocation.
     fn has_room(&self, table: &Table) -> bool {
-        let group = usize::try_from(GROUP).unwrap_or(usize::MAX);
-        table.ports.capacity() - table.ports.len() >= group
-            && table.free.capacity() > table.free.len()
-            && self.fifo.covers(table.valid().saturating_add(GROUP))
+        table.has_room() && self.fifo.covers(table.valid().saturating_add(GROUP))
     }
 
-    /// Allocates room for twice the ports there were.
-    pub(super) fn make_room(&self, had: usize) -> Result<(), Errno> {
-        let wanted = u32::try_from(had).unwrap_or(u32::MAX).saturating_add(GROUP);
-        self.fifo.cover(wanted.min(FIFO_NR_CHANNELS))?;
-        let group = usize::try_from(GROUP).unwrap_or(usize::MAX);
-        let mut room = Room::for_ports(had.saturating_mul(2).max(group))?;
+    /// Allocates what a table with `had` valid ports lacks for its next group.
+    pub(super) fn make_room(&self, had: u32) -> Result<(), Errno> {
+        self.fifo.cover(had.saturating_add(GROUP).min(FIFO_NR_CHANNELS))?;
+        let mut room = Room::after(usize::try_from(had / GROUP).map_err(|_| Errno::NoMem)?)?;
         room.install(&mut self.lock());
         Ok(())
     }

@@ -440,6 +440,24 @@ fn eight_ports_again(g: &Guest) -> (u32, u32) {
     (g.t.connect(DOM, 1, far).unwrap(), far)
 }
 
+#[test]
+fn free_ports_that_the_guest_calls_queued_are_not_all_looked_at() {
+    let g = Guest::new();
+    let ports: Vec<u32> = (0..600).map(|_| g.t.ipi(DOM, 0).unwrap()).collect();
+    for &port in &ports {
+        g.t.close(DOM, port).unwrap();
+        g.word(port).set(LINKED);
+    }
+    let next = g.t.ipi(DOM, 0).unwrap();
+    assert!(next > ports[599], "a busy port was given out: {next}");
+    // Port 300 is not busy, but behind more busy ones than are looked at: a new group serves instead.
+    g.word(300).clear(LINKED);
+    let groups: Vec<u32> = (0..64).map(|_| g.t.ipi(DOM, 0).unwrap()).collect();
+    assert!(groups.iter().all(|&port| port > next), "{groups:?}");
+    g.word(7).clear(LINKED);
+    assert_eq!(g.t.ipi(DOM, 0), Ok(7), "the lowest, as ever, where it is near");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
