@@ -78,7 +78,7 @@ impl World {
             0 => u64::from(b.byte()),
             1 => ARG + u64::from(b.byte()) * 16,
             2 => frame(b.byte()),
-            3 => (frame(b.byte()) << 12) | u64::from(b.byte()) * 8,
+            3 => (frame(b.byte()) << 12) | (u64::from(b.byte()) * 8),
             4 => frame(b.byte()) << 12 | b.pick(&[0x67, 0x65, 0x61, 0xe7, 0x8000_0000_0000_0067]),
             5 => 0x7ff0,
             6 => u64::from(b.byte()) << 12,
