@@ -412,7 +412,7 @@ fn a_line_of_the_hypervisor_can_be_mapped_and_not_bound() {
     assert_eq!(pirq::setup(t.m(), dom0, 4, crate::port::GsiConfig::default()), Ok(()));
     assert_eq!(pirq::bind_pirq(hv, t.m(), dom0, 4), Err(Errno::Inval));
     assert_eq!(pirq::unmap(hv, t.m(), dom0, 4), Ok(()));
-    let touched = |name| t.m().effects.lock().registers.iter().any(|&r| r == (name, 4));
+    let touched = |name| t.m().effects.lock().registers.contains(&(name, 4));
     assert!(!touched("mask_gsi") && !touched("unmask_gsi"), "the serial port went silent");
     t.audit();
 }

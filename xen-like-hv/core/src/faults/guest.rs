@@ -219,8 +219,8 @@ fn exchange(w: &World) -> [u64; 5] {
 /// A tree in frames 5 to 8 that is not in use yet, so that its pin is long work.
 fn fresh_tree(w: &World) -> u64 {
     let mfns = &w.guest.mfns;
-    for n in 5..8 {
-        w.entry(mfns[n], 0).store(pte(w, n + 1), Relaxed);
+    for (n, &table) in mfns.iter().enumerate().take(8).skip(5) {
+        w.entry(table, 0).store(pte(w, n + 1), Relaxed);
     }
     for n in 0..4 {
         w.entry(mfns[8], n).store(pte(w, 9 + n), Relaxed);
