@@ -47,6 +47,14 @@ pub(crate) enum Fault {
     NoSelector,
     /// A closed port keeps its event.
     CloseKeepsPending,
+    /// A port that went to another queue stays the end of its old one.
+    TailOutlivesQueue,
+    /// What waits behind a mask is not looked for.
+    UnmaskForgets,
+    /// What came in before there was an event word never gets into one.
+    WaitingIsLost,
+    /// The guest's frames are not given back with the queues.
+    QueuesKeepFrames,
 }
 
 thread_local! {

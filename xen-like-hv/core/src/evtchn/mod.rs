@@ -56,3 +56,9 @@ pub use send::{EventPorts, poll_port, send, send_domain_virq, send_global_virq, 
 pub use table::DomainEvents;
 pub use vcpu_info::VcpuEvents;
 pub use virq::{GlobalVirqs, is_global};
+
+/// The queues of a domain, as far as its first ports go: for the models.
+#[cfg(test)]
+pub(crate) fn hash_queues(dom: &crate::domain::Domain, ports: u32, into: &mut impl core::hash::Hasher) {
+    dom.events.fifo.hash(ports, into);
+}

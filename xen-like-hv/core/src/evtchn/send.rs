@@ -59,7 +59,9 @@ pub(super) fn is_pending_in_bitmap(m: &impl Frames, dom: &Domain, port: EvtchnPo
 pub(super) fn clear_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) {
     if dom.events.fifo.is_active() {
         dom.events.fifo.forget(m, port);
-    } else if let Some((word, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) {
+    }
+    // With the FIFO ABI too: what was set before the switch would hide events from the port's next user after a reset.
+    if let Some((word, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) {
         word.fetch_and(!bit, SeqCst);
     }
 }

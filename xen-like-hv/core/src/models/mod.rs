@@ -8,6 +8,7 @@
 //! sow a fault into the code (see [`crate::seeded`]) and want the rule that it breaks to be named.
 
 mod events;
+mod fifo;
 mod grants;
 mod rules;
 mod tables;

@@ -101,7 +101,7 @@ impl Fifo {
 
     /// Clears the mask of a port; whether an event waits behind it.
     pub(super) fn unmask(&self, m: &impl Frames, port: EvtchnPort) -> bool {
-        self.lock().word(m, port).is_some_and(|word| word::unmask(&word))
+        self.lock().word(m, port).is_some_and(|word| word::unmask(&word)) && !seeded!(UnmaskForgets)
     }
 
     /// What is wrong with the queues: for the audit.
@@ -112,6 +112,12 @@ impl Fifo {
             wrong.push("queues without the FIFO ABI, or the other way round");
         }
         wrong
+    }
+
+    /// The state of the first ports and all queues: for the models.
+    #[cfg(test)]
+    pub(super) fn hash(&self, ports: u32, into: &mut impl core::hash::Hasher) {
+        self.lock().hash(usize::try_from(ports).unwrap_or(0) + 1, into);
     }
 
     /// Frames of the guest that are held: for the audit and the debug key.
@@ -318,7 +324,7 @@ pub(super) fn stop(frames: &FrameTable, dom: &Domain) {
         core::mem::take(&mut *state)
     };
     // Outside the locks: nobody finds them any more, and the memory goes back to the heap.
-    for mfn in old.frames() {
+    for mfn in old.frames().filter(|_| !seeded!(QueuesKeepFrames)) {
         drop(frames.adopt_writable(mfn));
     }
 }

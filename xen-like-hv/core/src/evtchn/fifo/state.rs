@@ -20,7 +20,7 @@ pub(super) const MAX_PAGES: usize = FIFO_NR_CHANNELS as usize / WORDS_PER_PAGE;
 const FIRST_HEAD: usize = 2;
 
 /// What is known of a port besides its event word.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct PortQueue {
     /// The vcpu whose queue it was last put into.
     last_vcpu: u32,
@@ -41,7 +41,7 @@ impl PortQueue {
 }
 
 /// Where a control block lies: a frame of the guest's that is held with a writable reference, and the 32-bit word in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Control {
     pub(super) mfn: Mfn,
     pub(super) first: usize,
@@ -65,7 +65,7 @@ impl Control {
 }
 
 /// The queues of one vcpu.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 struct VcpuQueues {
     control: Option<Control>,
     /// The last port of each queue; 0 is none.
@@ -203,7 +203,7 @@ impl State {
 
     /// Takes a noted event.
     pub(super) fn take_waiting(&mut self, port: EvtchnPort) -> bool {
-        self.known(port).is_some_and(|known| core::mem::take(&mut known.waiting))
+        self.known(port).is_some_and(|known| core::mem::take(&mut known.waiting)) && !seeded!(WaitingIsLost)
     }
 
     /// A port is closed: its event is taken back and its next user starts with the default priority. It stays in the
@@ -252,6 +252,7 @@ impl State {
         // It was the tail of a queue, so that queue has been emptied since: nothing may be linked behind it any more.
         if let Some(old) = self.tail(before.last_vcpu, before.last_priority)
             && *old == port.raw()
+            && !seeded!(TailOutlivesQueue)
         {
             *old = 0;
         }
@@ -271,6 +272,14 @@ impl State {
 
     fn tail(&mut self, vcpu: u32, priority: u8) -> Option<&mut u32> {
         self.queues.get_mut(usize::try_from(vcpu).ok()?)?.tails.get_mut(usize::from(priority))
+    }
+
+    /// All that what happens next depends on, as far as the first ports go: for the models.
+    #[cfg(test)]
+    pub(super) fn hash(&self, ports: usize, into: &mut impl core::hash::Hasher) {
+        use core::hash::Hash;
+        (&self.queues, &self.pages).hash(into);
+        self.ports.iter().flatten().take(ports).for_each(|known| known.hash(into));
     }
 
     /// What is wrong: for the audit.

@@ -242,6 +242,22 @@ fn reset_goes_back_to_two_levels() {
 }
 
 #[test]
+fn an_event_of_before_the_switch_hides_none_after_a_reset() {
+    let t = Test::new();
+    let port = t.ipi(DOM, 0).unwrap();
+    t.send(DOM, port).unwrap();
+    t.init_control(DOM, t.frame(DOM), 64, 0).unwrap();
+    t.reset(DOM);
+    assert!(!t.pending(DOM, port), "a port that is closed is not pending");
+    let info = t.world.m.words(t.doms[DOM].0.shared_info);
+    info[0].fetch_and(!0xff, SeqCst);
+    info[1].swap(0, SeqCst);
+    let port = t.ipi(DOM, 0).unwrap();
+    t.send(DOM, port).unwrap();
+    assert!(info[0].load(SeqCst) & 0xff != 0, "the next user is told");
+}
+
+#[test]
 fn a_closed_port_is_not_given_out_while_it_is_queued() {
     let mut g = Guest::new();
     let port = g.t.ipi(DOM, 0).unwrap();
