@@ -27,7 +27,7 @@ fn mnemonics(i: &Instruction) -> &'static [Mnemonic] {
         Instruction::Sti => &[M::Sti],
         Instruction::Clts => &[M::Clts],
         // With a prefix the same opcode has another name on processors that know it.
-        Instruction::Wbinvd => &[M::Wbinvd, M::Wbnoinvd],
+        Instruction::Wbinvd => &[M::Wbinvd, M::Wbnoinvd, M::Invd],
         Instruction::Rdmsr => &[M::Rdmsr],
         Instruction::Wrmsr => &[M::Wrmsr],
         Instruction::Rdtsc => &[M::Rdtsc],

@@ -38,6 +38,9 @@ pub(crate) struct FuzzArgs {
     /// Afterwards keep what reaches new code in tests/fuzz/corpus
     #[arg(long)]
     keep: bool,
+    /// Feed this one input instead: what an earlier run found
+    #[arg(long, value_name = "FILE", conflicts_with = "keep")]
+    replay: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> std::result::Result<u64, String> {
@@ -66,7 +69,13 @@ impl FuzzArgs {
         if chosen.is_empty() {
             return Err(Failure::new(format!("{} is no fuzz target; try `fuzz list`", self.name)));
         }
+        if self.replay.is_some() && chosen.len() > 1 {
+            return Err(Failure::new(String::from("an input is replayed to one target: name it")));
+        }
         let driver = build()?;
+        if let (Some(input), [name]) = (&self.replay, &chosen[..]) {
+            return replay(&driver, name, input);
+        }
         let mut worst = 0;
         for name in chosen {
             worst = worst.max(self.feed(&driver, name)?);
@@ -91,7 +100,7 @@ impl FuzzArgs {
             verdict(output.status.success())
         );
         if !output.status.success() {
-            println!("{text}");
+            print!("{}", found(name, &text));
             return Ok(1);
         }
         if self.keep {
@@ -99,6 +108,31 @@ impl FuzzArgs {
         }
         Ok(0)
     }
+}
+
+/// What a run that ended with a find says of it: the panic or the fuzzer's error, and the way back to it.
+fn found(name: &str, text: &str) -> String {
+    let begins = |line: &&str| line.starts_with("thread ") || line.starts_with("==");
+    let skip = text.lines().position(|line| begins(&line)).unwrap_or(0);
+    let mut report = String::new();
+    for line in text.lines().skip(skip).filter(|line| !line.starts_with("stat::")) {
+        report.push_str(line);
+        report.push('\n');
+    }
+    if let Some((_, input)) = text.lines().find_map(|line| line.split_once("Test unit written to ")) {
+        report.push_str(&format!("again: cargo xtask fuzz {name} --replay {input}\n"));
+    }
+    report
+}
+
+/// Feeds one input; 1 where the target still fails on it.
+fn replay(driver: &Path, name: &str, input: &Path) -> Result<u8> {
+    if !input.is_file() {
+        return Err(Failure::new(format!("{}: no such file", input.display())));
+    }
+    let good = driver_for(driver, name).arg(input).status().map_err(|e| Failure::at(driver, &e))?.success();
+    println!("fuzz {name}: {}", verdict(good));
+    Ok(u8::from(!good))
 }
 
 fn verdict(good: bool) -> &'static str {
@@ -181,6 +215,14 @@ fn build() -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_find_tells_the_way_back() {
+        let text = "NEW_FUNC\nthread 'x' panicked at a.rs:1:1:\nstat::peak: 1\nartifact; Test unit written to /f/crash-1\n";
+        let report = super::found("cfg", text);
+        assert!(report.starts_with("thread 'x'") && !report.contains("stat::"), "{report}");
+        assert!(report.ends_with("again: cargo xtask fuzz cfg --replay /f/crash-1\n"), "{report}");
+    }
+
     #[test]
     fn times_have_units() {
         assert_eq!(super::seconds("90s"), Ok(90));
