@@ -230,7 +230,8 @@ fn one_byte(reader: &mut Reader<'_>, opcode: u8, p: Prefixes) -> Option<Instruct
 fn two_bytes(reader: &mut Reader<'_>, p: Prefixes) -> Option<Instruction> {
     Some(match reader.next()? {
         0x01 => match reader.next()? {
-            0xd1 => Instruction::Xsetbv,
+            // Undefined with these prefixes.
+            0xd1 if !p.operand_16 && !p.repeat => Instruction::Xsetbv,
             0xf9 => Instruction::Rdtscp,
             _ => return None,
         },
@@ -264,6 +265,14 @@ mod tests {
 
     fn one(bytes: &[u8]) -> Option<(Instruction, usize)> {
         decode(bytes).map(|d| (d.instruction, d.length))
+    }
+
+    #[test]
+    fn xsetbv_is_undefined_with_prefixes() {
+        assert_eq!(one(&[0x0f, 0x01, 0xd1]), Some((Instruction::Xsetbv, 3)));
+        for prefix in [0x66, 0xf2, 0xf3] {
+            assert_eq!(one(&[prefix, 0x0f, 0x01, 0xd1]), None);
+        }
     }
 
     #[test]
