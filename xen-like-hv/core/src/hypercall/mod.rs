@@ -87,12 +87,12 @@ pub fn finish<M: Machine>(cx: &mut Cx<'_, M>) {
     }
 }
 
-/// Makes two registers of the result of handler `name`, whose first argument was `first`.
+/// Makes two registers of the result of handler `name`.
 #[inline(always)]
-fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult, name: &'static str, first: u64) -> Reply {
+fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult, name: &'static str) -> Reply {
     match result {
         Ok(value) => Reply::value(value),
-        Err(Exit::Err(Errno::NoSys)) => not_offered(cx, name, first),
+        Err(Exit::Err(Errno::NoSys)) => not_offered(cx, name),
         Err(Exit::Err(e)) => Reply::errno(e),
         Err(Exit::RegsReplaced) => {
             cx.exit = Exit::RegsReplaced;
@@ -108,8 +108,14 @@ fn reply<M: Machine>(cx: &mut Cx<'_, M>, result: HypercallResult, name: &'static
 /// Says with `guest_loglvl=debug` what a guest has asked for in vain: whoever ports a kernel wants to know.
 #[cold]
 #[inline(never)]
-fn not_offered<M: Machine>(cx: &Cx<'_, M>, name: &'static str, first: u64) -> Reply {
-    log::debug!(target: "guest", "{}{}: {name}, {first:#x}: ENOSYS", cx.dom.id, cx.vcpu.id);
+fn not_offered<M: Machine>(cx: &Cx<'_, M>, name: &'static str) -> Reply {
+    let (dom, vcpu, r) = (cx.dom.id, cx.vcpu.id, &cx.regs);
+    // Of an entry of a batch no argument is known here: to keep one would cost every call a register.
+    if r.rax == Hypercall::Multicall.raw() {
+        log::debug!(target: "guest", "{dom}{vcpu}: {name}, in a batch: ENOSYS");
+    } else {
+        log::debug!(target: "guest", "{dom}{vcpu}: {name}, {:#x}: ENOSYS (call {})", r.rdi, r.rax);
+    }
     Reply::errno(Errno::NoSys)
 }
 
@@ -118,7 +124,7 @@ macro_rules! entry {
     ($handler:path) => {{
         extern "C" fn entry<M: Machine>(cx: &mut Cx<'_, M>, a: u64, b: u64, c: u64, d: u64, e: u64) -> Reply {
             let result = $handler(cx, &Args([a, b, c, d, e, 0]));
-            reply(cx, result, stringify!($handler), a)
+            reply(cx, result, stringify!($handler))
         }
         entry::<M>
     }};
@@ -130,8 +136,7 @@ fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
 }
 
 extern "C" fn unknown<M: Machine>(cx: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
-    let number = cx.regs.rax;
-    not_offered(cx, "a number that stands for no call", number)
+    not_offered(cx, "a number that stands for no call")
 }
 
 /// A batch inside a batch is refused: its progress would have nowhere to be kept.
