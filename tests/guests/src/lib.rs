@@ -24,6 +24,7 @@ extern crate alloc;
 
 pub mod attempt;
 pub mod call;
+pub mod canary;
 pub mod claims;
 pub mod entries;
 pub mod frames;

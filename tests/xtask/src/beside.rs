@@ -1,5 +1,5 @@
-//! Cases with several guests beside each other: one that issues random calls from four vcpus, and one that checks every
-//! byte of its disk meanwhile.
+//! Cases with several guests beside each other: one that issues random calls from four vcpus, or storms another with
+//! events and mappings, and one that checks every byte of its disk meanwhile.
 
 use crate::failure::Result;
 use crate::guests::{self, Verdict};
@@ -26,6 +26,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("attack-random_calls_harm_nobody_beside", Needs::Images, random),
         Case::new("attack-nothing_of_a_domain_is_seen_by_another", Needs::Images, canaries),
+        Case::new("attack-a_storm_of_events_and_mappings_stops_nobody", Needs::Images, storm),
     ]
 }
 
@@ -104,6 +105,42 @@ fn summary(seed: u64, logs: &[String]) -> String {
     format!("(seed {seed}: {calls}; {blocks} checked)")
 }
 
+/// One domain storms a second with events and mappings, and a third checks its disk.
+fn storm(context: &Context) -> Result<Outcome> {
+    const GUEST: &str = "demo_storm";
+    let mut volume = Volume::default();
+    for guest in [GUEST, "demo_checked_disk"] {
+        volume.add(&images::guest(guest), guest);
+    }
+    volume.add_text("storm.cfg", &config("storm", GUEST, 32, "").replace("vcpus = 1", "vcpus = 4"));
+    volume.add_text("calm.cfg", &config("calm", GUEST, 32, ""));
+    let more = "disk = [ 'phy:/dev/vdb,xvda,w' ]\nextra = 'rounds=200'\n";
+    volume.add_text("good.cfg", &config("good", "demo_checked_disk", 32, more));
+    let disk = paths::run().join("storm.img");
+    paths::write(&disk, vec![0; DISK_BYTES])?;
+    systems::with_system("storm", volume, vec![disk], context, |system| {
+        let before = system.free_pages()?;
+        system.must(&["create", "storm.cfg"])?;
+        let peer = system.must(&["domid", "storm"])?;
+        system.must(&["create", "calm.cfg", &format!("extra=\"peer={}\"", peer.trim())])?;
+        system.must(&["create", "good.cfg"])?;
+        let mut seen = String::new();
+        for name in ["good", "calm", "storm"] {
+            let log = wait_for(system, name, &["VERDICT"])?;
+            if !matches!(guests::verdict(&log), Some((Verdict::Success, _))) {
+                return Ok(Outcome::Failed { why: format!("{name} did not get through"), output: log });
+            }
+            seen.push_str(&log);
+        }
+        for name in ["good", "calm", "storm"] {
+            system.must(&["destroy", name])?;
+        }
+        let told =
+            seen.lines().find_map(|line| line.split_once("STORM ")).map_or("", |(_, text)| text.trim());
+        Ok(memory_is_back(system, before)?.unwrap_or_else(|| Outcome::Passed(format!("({told})"))))
+    })
+}
+
 /// Two domains take turns on one pcpu, one full of a pattern; then its memory goes to a third.
 fn canaries(context: &Context) -> Result<Outcome> {
     const GUEST: &str = "demo_canary";
@@ -135,7 +172,9 @@ fn canaries(context: &Context) -> Result<Outcome> {
                 });
             }
         }
-        Ok(Outcome::Passed(String::new()))
+        let told =
+            filled.lines().find_map(|line| line.split_once("FILLED ")).map_or("", |(_, text)| text.trim());
+        Ok(Outcome::Passed(format!("({told})")))
     })
 }
 

@@ -9,7 +9,7 @@ use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
     bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines,
-    networks, systems, throughput, tooling,
+    networks, stretch, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -129,6 +129,7 @@ fn all(long: bool) -> Vec<Case> {
     cases.extend(networks::cases());
     cases.extend(throughput::cases());
     cases.extend(bench::budget::cases());
+    cases.extend(stretch::cases());
     cases.extend(domu_cases::cases());
     cases.extend(grub::cases());
     if long {

@@ -98,6 +98,7 @@ fn run_domu(guest: &str, context: &Context) -> Result<Outcome> {
         // Whatever the guest did, dom0 has to answer, and to get rid of it.
         system.must(&["destroy", "guest"])?;
         system.must(&["list"])?;
+        system.must(&["xenstore-ls"])?;
         Ok(judge(log))
     })
 }

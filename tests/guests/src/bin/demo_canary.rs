@@ -7,7 +7,7 @@ use pv_guest_kernel::memory::{direct, frames};
 use pv_guest_kernel::{Context, println};
 use test_guests::attempt::{Code, Regs};
 use test_guests::frames::Frame;
-use test_guests::{Claim, Trouble, call, ensure, ensure_eq};
+use test_guests::{Claim, Trouble, call, canary, ensure, ensure_eq};
 
 test_guests::claim!(nothing_of_another_domain_is_seen);
 
@@ -33,6 +33,13 @@ fn nothing_of_another_domain_is_seen(context: &'static Context) -> Claim {
     }
 }
 
+/// Rounding, flushing to zero and some of the flags of MXCSR, all exceptions masked; and the default.
+const fn mxcsr(pattern: u64) -> u64 {
+    0x1f80 | pattern & 0xe03f
+}
+
+const MXCSR: u64 = 0x1f80;
+
 /// A state of x87 and SSE that is sound and full of a pattern.
 fn set_state(area: &Frame, pattern: u64) {
     (0..64).for_each(|n| area.set_word(n, 0));
@@ -40,7 +47,7 @@ fn set_state(area: &Frame, pattern: u64) {
     area.set_word(0, 0xff_0000_037f);
     area.set_word(1, pattern & 0x7fff_ffff_ffff);
     area.set_word(2, pattern & 0x7fff_ffff_ffff);
-    area.set_word(3, 0x1f80);
+    area.set_word(3, mxcsr(pattern >> 4));
     for register in 0..8 {
         area.set_word(4 + register * 2, pattern | 1 << 63);
         area.set_word(5 + register * 2, 0x3fff);
@@ -79,9 +86,14 @@ fn fill() -> Claim {
     }
     ensure_eq!(call::call(H::SetSegmentBase, [0, pattern & 0x7fff_ffff_ffff]), 0, "the FS base");
     set_state(&area, pattern);
-    println!("FILLED {pages} pages");
+    let (avx, upper) = (canary::enable_avx(&code)?, Frame::new()?);
+    println!("FILLED {pages} pages, {}", if avx { "AVX" } else { "no AVX" });
     loop {
         ensure_eq!(code.run(&LOAD_FPU, &mut Regs { rbx: area.va(), ..Regs::default() }), Ok(()), "fxrstor");
+        canary::gs_across_a_yield(&code, pattern)?;
+        if avx {
+            canary::load_avx(&code, &upper, |n| pattern ^ n)?;
+        }
         ensure_eq!(code.run(&YIELD, &mut registers(pattern)), Ok(()), "yield");
     }
 }
@@ -92,6 +104,12 @@ fn scan() -> Claim {
     ensure_eq!(code.run(&SAVE_FPU, &mut Regs { rbx: saved.va(), ..Regs::default() }), Ok(()), "fxsave");
     for n in (1..STATE_WORDS).filter(|n| *n != 3) {
         ensure_eq!(saved.word(n), 0, "word {n} of a new vcpu's state");
+    }
+    ensure_eq!(saved.word(3) & 0xffff_ffff, MXCSR, "MXCSR of a new vcpu");
+    ensure_eq!(canary::hidden_gs(&code)?, 0, "the user's GS base of a new vcpu");
+    let (avx, upper) = (canary::enable_avx(&code)?, Frame::new()?);
+    if avx {
+        canary::check_avx(&code, &upper, |_| 0)?;
     }
     for register in 0..4 {
         ensure_eq!(call::call(H::GetDebugreg, [register]), 0, "breakpoint {register} of a new vcpu");
@@ -114,6 +132,13 @@ fn scan() -> Claim {
                 now == set || ([1, 2].contains(&n) && now == 0),
                 "word {n} of the state: {now:#x}, round {round}"
             );
+        }
+        ensure_eq!(saved.word(3) & 0xffff_ffff, mxcsr(own >> 4), "MXCSR, round {round}");
+        canary::gs_across_a_yield(&code, own)?;
+        if avx {
+            canary::load_avx(&code, &upper, |n| own ^ n)?;
+            ensure_eq!(code.run(&YIELD, &mut Regs::default()), Ok(()), "yield");
+            canary::check_avx(&code, &upper, |n| own ^ n)?;
         }
         // mov rax, dr0..dr3; rdmsr of the FS base
         let modrm = [0xc0, 0xc8, 0xd0, 0xd8][usize::try_from(round & 3).unwrap_or(0)];

@@ -15,6 +15,7 @@ use std::sync::OnceLock;
 /// What the figures may be.
 pub(crate) struct Budget {
     margin_percent: u64,
+    longest_stretch: u64,
     instructions: Map<String, Value>,
 }
 
@@ -27,7 +28,13 @@ impl Budget {
         let value: Value = serde_json::from_str(&text).map_err(|error| wrong(&error.to_string()))?;
         let margin_percent = value["margin_percent"].as_u64().ok_or_else(|| wrong("no margin_percent"))?;
         let instructions = value["instructions"].as_object().ok_or_else(|| wrong("no instructions"))?.clone();
-        Ok(Self { margin_percent, instructions })
+        let longest_stretch = value["longest_stretch"].as_u64().ok_or_else(|| wrong("no longest_stretch"))?;
+        Ok(Self { margin_percent, longest_stretch, instructions })
+    }
+
+    /// How many instructions the hypervisor may go without letting others have their turn.
+    pub(crate) const fn longest_stretch(&self) -> u64 {
+        self.longest_stretch
     }
 
     /// What a row may cost.

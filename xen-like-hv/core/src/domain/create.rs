@@ -98,7 +98,7 @@ pub fn create<M: Machine>(hv: &Hypervisor, m: &M, id: DomId, config: &Config) ->
 
 /// Gives up the frames and the account of a domain that nobody has seen.
 fn undo(hv: &Hypervisor, dom: &Domain) {
-    grant::release_table(&hv.frames, dom);
+    grant::release_first_frames(&hv.frames, dom);
     hv.frames.free_hypervisor(dom.shared_info);
     let _closed = hv.frames.close_memory(&dom.mem);
 }

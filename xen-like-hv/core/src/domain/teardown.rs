@@ -43,7 +43,7 @@ pub fn destroy<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<
     relinquish(hv, m, dom).map_err(|_| Unfinished)?;
     // After the page tables: a granter that is told that its frame is free finds no reference left on it.
     grant::release_mappings(hv, m, dom).map_err(|_| Unfinished)?;
-    grant::release_table(&hv.frames, dom);
+    grant::release_table(&hv.frames, m, dom).map_err(|_| Unfinished)?;
     if give_up_shared_info(hv, dom) {
         notify::domain_exception(hv, m);
     }

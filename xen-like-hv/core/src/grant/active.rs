@@ -342,9 +342,9 @@ impl Granter {
         self.table.lock().dying = true;
     }
 
-    /// Takes the frames away from the table; records stay for what others still use.
-    pub(super) fn take_frames(&self) -> Vec<Mfn> {
-        core::mem::take(&mut self.table.lock().frames)
+    /// Takes the last frame away from the table; records stay for what others still use.
+    pub(super) fn take_frame(&self) -> Option<Mfn> {
+        self.table.lock().frames.pop()
     }
 }
 

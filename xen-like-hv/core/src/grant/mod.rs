@@ -153,6 +153,8 @@ pub struct Preempted;
 
 /// Mappings that are given up before somebody more urgent is let in.
 const BATCH: u32 = 64;
+/// Frames of a table, each to be wiped, that are freed before somebody more urgent is let in.
+const FRAMES_AT_ONCE: u32 = 8;
 
 /// Gives up everything that a dying domain uses of others, and lets nobody use anything new of its own.
 ///
@@ -185,8 +187,24 @@ pub fn release_mappings(
 
 /// Frees the frames of a dying domain's table, after [`release_mappings`] and after its page tables are gone. What others
 /// still use of it stays recorded until they let go.
-pub fn release_table(frames: &FrameTable, dom: &Domain) {
-    for mfn in dom.grants.granter.take_frames() {
+///
+/// # Errors
+/// [`Preempted`]: progress is kept, call again.
+pub fn release_table(frames: &FrameTable, m: &impl Cpu, dom: &Domain) -> Result<(), Preempted> {
+    let mut done = 0_u32;
+    while let Some(mfn) = dom.grants.granter.take_frame() {
+        frames.free_hypervisor(mfn);
+        done += 1;
+        if done.is_multiple_of(FRAMES_AT_ONCE) && m.preempt_pending() {
+            return Err(Preempted);
+        }
+    }
+    Ok(())
+}
+
+/// Frees the frames of the table of a domain that was never finished: those that it began with.
+pub fn release_first_frames(frames: &FrameTable, dom: &Domain) {
+    while let Some(mfn) = dom.grants.granter.take_frame() {
         frames.free_hypervisor(mfn);
     }
 }

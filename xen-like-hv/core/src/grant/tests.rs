@@ -558,7 +558,7 @@ fn a_dead_granter_s_frame_stays_until_it_is_unmapped() {
     assert!(granter.begin_dying(&t.w.hv, t.m()));
     assert_eq!(t.map(MAPPER, DEVICE, 8, 0).0, BadDomain, "nothing new from the dead");
     assert!(release_mappings(&t.w.hv, t.m(), granter).is_ok());
-    release_table(&t.w.hv.frames, granter);
+    assert_eq!(release_table(&t.w.hv.frames, &t.w.m, granter), Ok(()));
     let page = t.w.hv.frames.get_page(mfn, granter.id).unwrap();
     assert!(t.w.hv.frames.release(&page));
     drop(page);

@@ -356,6 +356,36 @@ fn xsa_299_the_books_are_right_at_every_stop() {
 }
 
 #[test]
+fn a_full_l1_is_checked_and_given_back_in_parts() {
+    let w = World::one();
+    let l1 = w.mfn(4);
+    (0..512).for_each(|n| w.poke(l1, n, pte(w.mfn(9), RW)));
+    let run = |cmd: MmuextCmd| {
+        w.put_args(zerocopy::IntoBytes::as_bytes(&op(cmd, l1.raw(), 0)));
+        let mut args = crate::error::Args([super::testing::ARGS, 1, 0, SELF, 0, 0]);
+        let mut stops = 0;
+        loop {
+            w.m().preempt_after.store(0, Relaxed);
+            let result = w.with(0, |cx| crate::hypercall::mmuext::mmuext_op(cx, &args));
+            w.assert_sound();
+            match result {
+                Err(crate::error::Exit::Restart(next)) => (args, stops) = (next, stops + 1),
+                other => return (other, stops),
+            }
+        }
+    };
+    let (pinned, stops) = run(MmuextCmd::PinL1Table);
+    assert!(pinned == Ok(0) && stops >= 4, "{pinned:?} after {stops} stops");
+    let (unpinned, stops) = run(MmuextCmd::UnpinTable);
+    assert!(unpinned == Ok(0) && stops >= 4, "{unpinned:?} after {stops} stops");
+    // One wrong entry far behind: what the parts before it took is given back, in parts again.
+    w.poke(l1, 500, pte(l1, RW));
+    let (refused, stops) = run(MmuextCmd::PinL1Table);
+    assert!(refused.is_err() && stops >= 7, "{refused:?} after {stops} stops");
+    assert_eq!(w.use_of(w.mfn(9)).1, 0);
+}
+
+#[test]
 fn a_validation_that_fails_after_a_stop_says_so_and_ends() {
     for after in 0..6 {
         let w = World::one();

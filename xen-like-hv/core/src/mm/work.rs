@@ -25,6 +25,10 @@ use crate::frame::types::{self, TypeGot, TypePut, TypeRefused};
 use crate::frame::{FrameTable, PageInfo, PageType};
 use crate::port::{Cpu, Frames, Tlb};
 
+/// Entries of an L1 between two preemption checks. Each is a look-up and two counts, so a whole table at once would be the
+/// longest stretch of the hypervisor.
+const LEAVES_PER_STEP: usize = 64;
+
 /// What page-table work needs of the machine.
 pub trait PtMachine: Frames + Tlb + Cpu {}
 impl<T: Frames + Tlb + Cpu> PtMachine for T {}
@@ -217,7 +221,7 @@ fn validate_step(
     }
 }
 
-/// All entries of an L1 at once: 512 look-ups bound it.
+/// Entries of an L1 from where the last step stopped, up to the bound of a step.
 fn validate_l1(
     node: &mut Node,
     frames: &FrameTable,
@@ -225,12 +229,17 @@ fn validate_l1(
     rights: Rights,
 ) -> Result<Step, Errno> {
     // `done` is the truth about which entries hold references wherever this ends; while it runs nobody looks.
-    let from = node.done;
-    for (index, word) in m.words(node.mfn).iter().enumerate().skip(from) {
+    let mut left = LEAVES_PER_STEP;
+    for (index, word) in m.words(node.mfn).iter().enumerate().skip(node.done) {
         let pte = Pte::from_raw(word.load(Relaxed));
         if pte == Pte::EMPTY {
             continue;
         }
+        if left == 0 {
+            node.done = index;
+            return Ok(Step::Again);
+        }
+        left -= 1;
         let entry = if pte.is_present() {
             leaf::get(frames, m, pte, rights)
         } else {
@@ -347,14 +356,8 @@ fn fill_hypervisor_slots(m: &impl PtMachine, root: Mfn) {
 fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> Step {
     // The table is out of use by now, so one reading of the clock serves all its entries.
     let clock = m.flush_clock();
-    if node.level == Level::L1 {
-        for word in m.words(node.mfn).iter().take(node.done) {
-            let pte = Pte::from_raw(word.load(Relaxed));
-            if pte != Pte::EMPTY {
-                leaf::put(frames, pte, clock);
-            }
-        }
-        node.done = 0;
+    if node.level == Level::L1 && !put_leaves(node, frames, m, clock) {
+        return Step::Again;
     }
     while let Some(index) = node.done.checked_sub(1) {
         node.done = index;
@@ -372,6 +375,25 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
     types::retire(page);
     frames.put_raw(node.mfn, page);
     Step::Leave
+}
+
+/// Gives up the references of the last entries of an L1, up to the bound of a step; whether none are left.
+fn put_leaves(node: &mut Node, frames: &FrameTable, m: &impl PtMachine, clock: u64) -> bool {
+    let mut left = LEAVES_PER_STEP;
+    for (index, word) in m.words(node.mfn).iter().enumerate().take(node.done).rev() {
+        let pte = Pte::from_raw(word.load(Relaxed));
+        if pte == Pte::EMPTY {
+            continue;
+        }
+        if left == 0 {
+            node.done = index + 1;
+            return false;
+        }
+        left -= 1;
+        leaf::put(frames, pte, clock);
+    }
+    node.done = 0;
+    true
 }
 
 /// Gives up the references of a former upper entry; a table that is out of use by that is to be entered.
