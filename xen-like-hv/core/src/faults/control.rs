@@ -18,7 +18,9 @@ use pv_abi::physdev::{
     PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery, PhysdevMapPirq,
     PhysdevOp, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
 };
-use pv_abi::platform::{PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfSettime32, XenpfSettime64};
+use pv_abi::platform::{
+    PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfPcpuinfo, XenpfSettime32, XenpfSettime64,
+};
 use pv_abi::sched::{SchedOp, SchedPinOverride, SchedRemoteShutdown};
 use pv_abi::sysctl::{
     Sysctl, SysctlAvailheap, SysctlCmd, SysctlCpupoolOp, SysctlCputopoinfo, SysctlGetcpuinfo,
@@ -102,6 +104,7 @@ pub(super) fn machine() -> Vec<Scenario> {
         scenario!(MemoryOp, MemoryOp::AcquireResource, Dom0, |w| op(w, 28, &XenMemAcquireResource { domid: GUEST.raw(), kind: 1, nr_frames: 2, frame_list: MORE, ..Default::default() })),
         scenario!(PlatformOp, PlatformCmd::SetTime32, Dom0, |w| platform(w, PlatformCmd::SetTime32, &XenpfSettime32 { secs: 1, ..Default::default() })),
         scenario!(PlatformOp, PlatformCmd::SetTime64, Dom0, |w| platform(w, PlatformCmd::SetTime64, &XenpfSettime64 { secs: 1, ..Default::default() })),
+        scenario!(PlatformOp, PlatformCmd::GetCpuInfo, Dom0, |w| platform(w, PlatformCmd::GetCpuInfo, &XenpfPcpuinfo::default())),
         scenario!(PlatformOp, PlatformCmd::EnterAcpiSleep, Dom0, |w| platform(w, PlatformCmd::EnterAcpiSleep, &XenpfEnterAcpiSleep { sleep_state: 5, ..Default::default() })),
         scenario!(Sysctl, S::ReadConsole, Dom0, |w| sysctl(w, S::ReadConsole, &SysctlReadconsole { buffer: MORE, count: 64, ..Default::default() })),
         scenario!(Sysctl, S::PhysInfo, Dom0, |w| sysctl(w, S::PhysInfo, &0_u64)),
