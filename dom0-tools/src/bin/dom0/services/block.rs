@@ -24,7 +24,7 @@ use pv_abi::io::xenbus::XenbusState;
 use pv_guest_kernel::task::{self, Notify};
 
 use super::vbd::Vbd;
-use super::xenstore::{StoreHandle, StoreService};
+use super::xenstore::{StoreHandle, StoreService, number, text};
 use crate::machine::Machine;
 use crate::virtio::blk::Disk;
 
@@ -54,16 +54,6 @@ pub(crate) struct BlockService {
     conn: ConnId,
     news: Rc<Notify>,
     backends: RefCell<BTreeMap<String, Rc<Backend>>>,
-}
-
-/// Text of a node; `None` if it is not there or no text.
-fn text(store: &mut StoreHandle, path: &str) -> Option<String> {
-    let value = store.read(path).ok()?;
-    String::from_utf8(value).ok().map(|text| text.trim_end_matches('\0').to_string())
-}
-
-fn number(store: &mut StoreHandle, path: &str) -> Option<u32> {
-    text(store, path)?.trim().parse().ok()
 }
 
 /// The domain and the directory that a path below [`ROOT`] belongs to.

@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::mem::offset_of;
@@ -295,4 +295,15 @@ impl Store for StoreHandle {
     fn forget_domain(&mut self, dom: DomId) {
         self.change(|store| store.forget_domain(dom));
     }
+}
+
+/// Text of a node; `None` if it is not there or no text.
+pub(super) fn text(store: &mut StoreHandle, path: &str) -> Option<String> {
+    let value = store.read(path).ok()?;
+    String::from_utf8(value).ok().map(|text| text.trim_end_matches('\0').to_string())
+}
+
+/// Number of a node; `None` if it is not there or none.
+pub(super) fn number(store: &mut StoreHandle, path: &str) -> Option<u32> {
+    text(store, path)?.trim().parse().ok()
 }
