@@ -32,7 +32,7 @@ const MOST_KEPT: u64 = 64 << 10;
 pub(crate) struct FuzzArgs {
     /// A target, `all`, or `list`
     name: String,
-    /// How long for each target: 30s, 5m, 1h
+    /// How long in all: 30s, 5m, 1h; `all` gives each target an equal share
     #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = seconds)]
     seconds: u64,
     /// Afterwards keep what reaches new code in tests/fuzz/corpus
@@ -76,19 +76,20 @@ impl FuzzArgs {
         if let (Some(input), [name]) = (&self.replay, &chosen[..]) {
             return replay(&driver, name, input);
         }
+        let seconds = share(self.seconds, chosen.len());
         let mut worst = 0;
         for name in chosen {
-            worst = worst.max(self.feed(&driver, name)?);
+            worst = worst.max(self.feed(&driver, name, seconds)?);
         }
         Ok(worst)
     }
 
-    fn feed(&self, driver: &Path, name: &str) -> Result<u8> {
+    fn feed(&self, driver: &Path, name: &str, seconds: u64) -> Result<u8> {
         let places = Places::of(name)?;
-        say(&format!("fuzz {name} for {} s", self.seconds));
+        say(&format!("fuzz {name} for {seconds} s"));
         let mut fuzzer = driver_for(driver, name);
         fuzzer.arg(&places.work).arg(&places.tree);
-        fuzzer.arg(format!("-max_total_time={}", self.seconds)).arg(format!("-max_len={MAX_LEN}"));
+        fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={MAX_LEN}"));
         fuzzer.arg("-print_final_stats=1").arg("-timeout=20").arg("-rss_limit_mb=2048").arg("-verbosity=0");
         fuzzer.arg(format!("-artifact_prefix={}/", places.found.display()));
         let output = fuzzer.output().map_err(|e| Failure::at(driver, &e))?;
@@ -108,6 +109,11 @@ impl FuzzArgs {
         }
         Ok(0)
     }
+}
+
+/// The seconds of each of some targets; never 0, which would mean without an end.
+fn share(seconds: u64, targets: usize) -> u64 {
+    (seconds / (targets as u64).max(1)).max(1)
 }
 
 /// What a run that ended with a find says of it: the panic or the fuzzer's error, and the way back to it.
@@ -221,6 +227,12 @@ mod tests {
         let report = super::found("cfg", text);
         assert!(report.starts_with("thread 'x'") && !report.contains("stat::"), "{report}");
         assert!(report.ends_with("again: cargo xtask fuzz cfg --replay /f/crash-1\n"), "{report}");
+    }
+
+    #[test]
+    fn the_time_is_shared_and_never_endless() {
+        assert_eq!(super::share(3600, 10), 360);
+        assert_eq!((super::share(3, 10), super::share(0, 1)), (1, 1));
     }
 
     #[test]
