@@ -1,6 +1,7 @@
 //! Where things are: the workspace, the images, and the scratch files of a run.
 
 use crate::failure::{Failure, Result};
+use crate::tools;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,12 @@ pub(crate) fn images() -> PathBuf {
 /// Scratch files of running machines: the control socket, volumes, module copies.
 pub(crate) fn run() -> PathBuf {
     target().join("run")
+}
+
+/// MiB that are free where the build goes; nothing if `df` cannot tell.
+pub(crate) fn free_mib() -> Option<u64> {
+    let text = tools::output(tools::command("df").args(["--output=avail", "--block-size=1M"]).arg(root()))?;
+    text.lines().last()?.trim().parse().ok()
 }
 
 /// Makes a directory and its parents.

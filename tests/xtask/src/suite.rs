@@ -9,10 +9,13 @@ use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
     bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines,
-    networks, stretch, systems, throughput, tooling,
+    networks, paths, stretch, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// MiB that a complete run from a new checkout writes, with some to spare (`CARGO_INCREMENTAL=0`).
+const ROOM_MIB: u64 = 4096;
 
 /// Runs the tests: host, lints, and guests in QEMU.
 ///
@@ -180,8 +183,20 @@ impl TestArgs {
         }
         let context =
             Context { smp: self.smp, long: self.long, accel: self.accel.settle(), other: self.hv.clone() };
+        warn_of_a_full_disk();
         let tally = run_cases(&cases, &context);
         Ok(sum_up(&tally))
+    }
+}
+
+/// A full disk shows as compilers and machines that fail in many ways.
+fn warn_of_a_full_disk() {
+    if let Some(free) = paths::free_mib().filter(|free| *free < ROOM_MIB) {
+        let root = paths::root();
+        say(&format!(
+            "{free} MiB are free for {}; all tests of a new checkout write {ROOM_MIB} MiB",
+            root.display()
+        ));
     }
 }
 
