@@ -66,9 +66,9 @@ pub(crate) struct Toolstack {
     pub(crate) store: Rc<StoreService>,
     /// The guests' consoles.
     pub(crate) consoles: ConsoleService,
-    blocks: Rc<BlockService>,
+    blocks: BlockService,
     /// Guests' interfaces and the switches.
-    pub(crate) nets: Rc<NetService>,
+    pub(crate) nets: NetService,
     machine: Rc<Machine>,
     volume: Option<Rc<Volume>>,
     lifecycle: RefCell<Lifecycle>,
