@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use pv_abi::grant::{GntmapFlags, GnttabMapGrantRef, GnttabOp, GnttabUnmapGrantRef};
 use pv_abi::hypercall::Hypercall as H;
 use pv_abi::ids::VcpuId;
+use pv_abi::memory::MemoryOp;
 use pv_abi::mmu::{MmuextCmd, UvmFlags};
 use pv_abi::pte::Pte;
 use pv_guest_kernel::grant::{Access, GrantedPages};
@@ -277,101 +278,97 @@ fn entry_address(table_mfn: pv_abi::ids::Mfn, slot: u64) -> Claim<u64> {
     Ok(pv_guest_kernel::memory::direct(pfn) + slot * 8)
 }
 
+/// A frame that goes back to the hypervisor and comes again, and the place where it is looked at then.
+struct Wanderer {
+    frame: [u64; 1],
+    second: Range,
+}
+
+impl Wanderer {
+    fn new() -> Claim<Self> {
+        let second = Range::reserve(1)?;
+        second.entry(0)?;
+        let mut wanderer = Self { frame: [0], second };
+        wanderer.take()?;
+        Ok(wanderer)
+    }
+
+    /// An entry that maps the frame.
+    fn entry(&self) -> u64 {
+        self.frame[0] << 12 | RW
+    }
+
+    fn take(&mut self) -> Claim {
+        let taken = memory_op(MemoryOp::IncreaseReservation, &mut reservation(&mut self.frame));
+        ensure_eq!(taken, 1, "taking a frame");
+        Ok(())
+    }
+
+    fn give_back(&mut self) -> Claim {
+        let given = memory_op(MemoryOp::DecreaseReservation, &mut reservation(&mut self.frame));
+        ensure_eq!(given, 1, "giving the frame back");
+        Ok(())
+    }
+
+    /// Given back, taken again and mapped elsewhere, it must come empty and stay so.
+    fn comes_back_empty(&mut self, round: u64) -> Claim {
+        self.give_back()?;
+        self.take()?;
+        let place = self.second.start();
+        ensure_eq!(call::update_va_mapping(place, Pte::from_raw(self.entry()), 0), 0, "mapping it elsewhere");
+        for _ in 0..100 {
+            ensure_eq!(call::load(place), 0, "a word of a fresh frame, round {round}");
+        }
+        let everywhere = UvmFlags::INVLPG | UvmFlags::ALL;
+        ensure_eq!(call::update_va_mapping(place, Pte::EMPTY, everywhere), 0, "unmapping");
+        Ok(())
+    }
+}
+
 fn a_frame_given_back_is_seen_by_nobody(_: &'static Context) -> Claim {
     let _codes = accesses()?;
     let place = Range::reserve(1)?;
     place.entry(0)?;
     WHAT[0].store(place.start(), Ordering::Release);
-    let mut list = [0_u64];
-    ensure_eq!(
-        memory_op(pv_abi::memory::MemoryOp::IncreaseReservation, &mut reservation(&mut list)),
-        1,
-        "a frame"
-    );
-    let second = Range::reserve(1)?;
-    second.entry(0)?;
-    let outcome = during(JOB_STORE, || {
+    let mut wanderer = Wanderer::new()?;
+    during(JOB_STORE, || {
         for round in 0..ROUNDS / 3 {
-            let raw = list[0] << 12 | RW;
-            ensure_eq!(call::update_va_mapping(place.start(), Pte::from_raw(raw), 0), 0, "mapping the frame");
+            let entry = Pte::from_raw(wanderer.entry());
+            ensure_eq!(call::update_va_mapping(place.start(), entry, 0), 0, "mapping the frame");
             turns_of_all(1)?;
-            // Unmapped without a flush, given back, taken again, mapped elsewhere: it must come empty and stay so.
+            // Nothing is flushed.
             ensure_eq!(call::update_va_mapping(place.start(), Pte::EMPTY, 0), 0, "unmapping");
-            let given = memory_op(pv_abi::memory::MemoryOp::DecreaseReservation, &mut reservation(&mut list));
-            ensure_eq!(given, 1, "giving the frame back");
-            let taken = memory_op(pv_abi::memory::MemoryOp::IncreaseReservation, &mut reservation(&mut list));
-            ensure_eq!(taken, 1, "taking a frame");
-            let raw = list[0] << 12 | RW;
-            ensure_eq!(
-                call::update_va_mapping(second.start(), Pte::from_raw(raw), 0),
-                0,
-                "mapping it elsewhere"
-            );
-            for _ in 0..100 {
-                ensure_eq!(call::load(second.start()), 0, "a word of a fresh frame, round {round}");
-            }
-            ensure_eq!(
-                call::update_va_mapping(second.start(), Pte::EMPTY, UvmFlags::INVLPG | UvmFlags::ALL),
-                0,
-                "unmapping"
-            );
+            wanderer.comes_back_empty(round)?;
         }
         Ok(())
-    });
-    let given = memory_op(pv_abi::memory::MemoryOp::DecreaseReservation, &mut reservation(&mut list));
-    outcome?;
-    ensure_eq!(given, 1, "giving the frame back at the end");
-    Ok(())
+    })?;
+    wanderer.give_back()
 }
 
 fn a_frame_given_back_below_an_upper_entry(_: &'static Context) -> Claim {
     const PLACE: u64 = 0x6100_0000_0000;
     let _codes = accesses()?;
-    let second = Range::reserve(1)?;
-    second.entry(0)?;
     table::l1_entry(table::root(), PLACE)?;
     let (l2, slot) =
         table::walk_to(table::root(), PLACE, pv_abi::pte::Level::L2).ok_or(Trouble::error("no L2"))?;
     let slot = slot as u64;
     let leaf = Frame::new()?;
-    let mut list = [0_u64];
-    ensure_eq!(
-        memory_op(pv_abi::memory::MemoryOp::IncreaseReservation, &mut reservation(&mut list)),
-        1,
-        "a frame"
-    );
+    let mut wanderer = Wanderer::new()?;
     WHAT[0].store(PLACE, Ordering::Release);
-    let outcome = during(JOB_STORE, || {
+    during(JOB_STORE, || {
         for round in 0..ROUNDS / 3 {
-            leaf.set_word(0, list[0] << 12 | RW);
+            leaf.set_word(0, wanderer.entry());
             ensure_eq!(leaf.map(Prot::Read), 0, "a leaf table");
             ensure_eq!(set_entry(l2, slot, leaf.entry(RW)), 0, "linking it");
             turns_of_all(1)?;
             // Nothing is flushed, and the leaf is not touched: the entry above goes, and with it the last use of all below.
             ensure_eq!(set_entry(l2, slot, 0), 0, "unlinking it");
-            let given = memory_op(pv_abi::memory::MemoryOp::DecreaseReservation, &mut reservation(&mut list));
-            ensure_eq!(given, 1, "giving the frame back");
-            let taken = memory_op(pv_abi::memory::MemoryOp::IncreaseReservation, &mut reservation(&mut list));
-            ensure_eq!(taken, 1, "taking a frame");
-            let raw = list[0] << 12 | RW;
-            ensure_eq!(
-                call::update_va_mapping(second.start(), Pte::from_raw(raw), 0),
-                0,
-                "mapping it elsewhere"
-            );
-            for _ in 0..100 {
-                ensure_eq!(call::load(second.start()), 0, "a word of a fresh frame, round {round}");
-            }
-            let everywhere = UvmFlags::INVLPG | UvmFlags::ALL;
-            ensure_eq!(call::update_va_mapping(second.start(), Pte::EMPTY, everywhere), 0, "unmapping");
+            wanderer.comes_back_empty(round)?;
             ensure_eq!(leaf.map(Prot::ReadWrite), 0, "the leaf is an ordinary page again");
         }
         Ok(())
-    });
-    outcome?;
-    let given = memory_op(pv_abi::memory::MemoryOp::DecreaseReservation, &mut reservation(&mut list));
-    ensure_eq!(given, 1, "giving the frame back at the end");
-    Ok(())
+    })?;
+    wanderer.give_back()
 }
 
 fn grant_op<T>(op: GnttabOp, list: &mut [T]) {
