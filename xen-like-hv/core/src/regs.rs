@@ -54,6 +54,11 @@ pub const RFLAGS_AC: u64 = 1 << 18;
 /// The bit that always reads 1.
 pub const RFLAGS_FIXED: u64 = 1 << 1;
 
+/// Flags with which no handler of a guest starts.
+pub const NOT_FOR_HANDLERS: u64 = RFLAGS_TF | RFLAGS_VM | RFLAGS_RF | RFLAGS_NT | RFLAGS_AC;
+/// Flags that no guest ever has.
+pub const NOT_FOR_GUESTS: u64 = RFLAGS_IOPL | RFLAGS_VM;
+
 /// Flat 64-bit code of guests (`FLAT_KERNEL_CS`), RPL 3.
 pub const GUEST_CS64: u64 = 0xe033;
 /// Flat data and stack of guests (`FLAT_KERNEL_SS`), RPL 3.

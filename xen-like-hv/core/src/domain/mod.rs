@@ -181,6 +181,12 @@ impl Domain {
         self.assists.load(SeqCst)
     }
 
+    /// The word of all behaviours, for the image's entry code.
+    #[must_use]
+    pub const fn assists_word(&self) -> &AtomicU64 {
+        &self.assists
+    }
+
     /// Adds a vcpu, down and uninitialised, with the next number.
     pub fn add_vcpu(self: &Arc<Self>) -> Arc<Vcpu> {
         let weak: Weak<Self> = Arc::downgrade(self);

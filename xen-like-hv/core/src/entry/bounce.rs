@@ -14,8 +14,7 @@ use crate::cx::Cx;
 use crate::hypercall::guest_ptr::Checked;
 use crate::port::Machine;
 use crate::regs::{
-    GUEST_CS64, GUEST_SS, RFLAGS_AC, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_NT, RFLAGS_RF, RFLAGS_TF, RFLAGS_VM,
-    TRAP_SYSCALL,
+    GUEST_CS64, GUEST_SS, NOT_FOR_HANDLERS, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, TRAP_SYSCALL,
 };
 
 /// What lies between R11 and RIP in a frame.
@@ -79,7 +78,7 @@ pub(super) fn bounce_inline<M: Machine>(
     regs.rsp = new_sp;
     regs.cs = GUEST_CS64;
     regs.ss = GUEST_SS;
-    regs.rflags &= !(RFLAGS_TF | RFLAGS_VM | RFLAGS_RF | RFLAGS_NT | RFLAGS_AC);
+    regs.rflags &= !NOT_FOR_HANDLERS;
     regs.rflags |= RFLAGS_IF | RFLAGS_FIXED;
     regs.entry_vector = TRAP_SYSCALL;
     Ok(())
@@ -99,7 +98,7 @@ fn push<M: Machine, const N: usize>(m: &M, sp: u64, words: &[u64; N]) -> Result<
 #[inline(always)]
 fn interrupted<M: Machine>(cx: &Cx<'_, M>, cs: u64, ss: u64, was_masked: bool) -> [u64; 5] {
     let regs = &*cx.regs;
-    let mut flags = regs.rflags & !(RFLAGS_IF | crate::regs::RFLAGS_IOPL);
+    let mut flags = regs.rflags & !(RFLAGS_IF | RFLAGS_IOPL);
     if !was_masked {
         flags |= RFLAGS_IF;
     }

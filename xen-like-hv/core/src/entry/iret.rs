@@ -14,7 +14,7 @@ use crate::cx::Cx;
 use crate::error::{Exit, HypercallResult};
 use crate::hypercall::guest_ptr::Checked;
 use crate::port::Machine;
-use crate::regs::{RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, RFLAGS_VM, TRAP_SYSCALL};
+use crate::regs::{NOT_FOR_GUESTS, RFLAGS_FIXED, RFLAGS_IF, RFLAGS_IOPL, TRAP_SYSCALL};
 
 /// The hypercall.
 ///
@@ -45,7 +45,7 @@ fn restore(regs: &mut crate::UserRegs, frame: &IretFrame) {
     regs.rax = frame.rax;
     regs.rip = frame.rip;
     regs.cs = (frame.cs | 3) & 0xffff;
-    regs.rflags = (frame.rflags & 0xffff_ffff & !(RFLAGS_IOPL | RFLAGS_VM)) | RFLAGS_IF | RFLAGS_FIXED;
+    regs.rflags = (frame.rflags & 0xffff_ffff & !NOT_FOR_GUESTS) | RFLAGS_IF | RFLAGS_FIXED;
     regs.rsp = frame.rsp;
     regs.ss = (frame.ss | 3) & 0xffff;
     if IretFlags::from_bits_retain(frame.flags).contains(IretFlags::IN_SYSCALL) {

@@ -4,6 +4,9 @@
 //! the two runs. Whatever the hardware delivers to ring 0 on a guest's behalf is turned into a *bounce*: a frame on
 //! the guest kernel's stack and a jump to the handler that the kernel registered.
 //!
+//! The image does the most frequent bounces, and the way back from them, without calling this: what changes in [`bounce`] or
+//! [`iret`] has to change in its `short.s` too.
+//!
 //! | file | holds |
 //! |---|---|
 //! | [`bounce`] | building the frame |
@@ -54,57 +57,82 @@ pub enum EventMasking {
     Keep,
 }
 
-/// A registered entry point: address and masking. Address 0 is none.
+/// A registered entry point: address and masking, in one word. 0 is none.
+///
+/// The word has room for the 48 bits of an address that say something; whoever takes it out repeats the highest of them.
+/// So no gate can hold an address that is not canonical (I18).
+#[repr(transparent)]
 #[derive(Debug, Default)]
-pub struct Gate {
-    address: AtomicU64,
-    masks: AtomicBool,
-}
+pub struct Gate(AtomicU64);
 
 impl Gate {
+    /// Where the address begins.
+    pub const ADDRESS_SHIFT: u32 = 16;
+    /// Bit: event delivery is masked while the handler runs.
+    pub const MASKS: u64 = 1 << 0;
+    /// Bit, of gates of the trap table: the guest's kernel may name it in an instruction.
+    pub const KERNEL_MAY_RAISE: u64 = 1 << 1;
+    /// Bit, of gates of the trap table: user mode may name it in an instruction.
+    pub const USER_MAY_RAISE: u64 = 1 << 2;
+
     /// Registers the entry point; the address is canonical.
     pub fn set(&self, address: u64, masking: EventMasking) {
-        self.masks.store(masking == EventMasking::Mask, Relaxed);
-        self.address.store(address, Relaxed);
+        self.store(address, if masking == EventMasking::Mask { Self::MASKS } else { 0 });
+    }
+
+    fn store(&self, address: u64, bits: u64) {
+        let word = if address == 0 { 0 } else { address << Self::ADDRESS_SHIFT | bits };
+        self.0.store(word, Relaxed);
     }
 
     /// Removes the entry point.
     pub fn clear(&self) {
-        self.address.store(0, Relaxed);
+        self.0.store(0, Relaxed);
     }
 
     /// The entry point, where there is one.
     #[must_use]
     pub fn get(&self) -> Option<(u64, EventMasking)> {
-        let masking = if self.masks.load(Relaxed) { EventMasking::Mask } else { EventMasking::Keep };
-        match self.address.load(Relaxed) {
+        let word = self.0.load(Relaxed);
+        let masking = if word & Self::MASKS != 0 { EventMasking::Mask } else { EventMasking::Keep };
+        match (word.cast_signed() >> Self::ADDRESS_SHIFT).cast_unsigned() {
             0 => None,
             address => Some((address, masking)),
         }
     }
 }
 
-/// One entry of the virtual trap table.
+/// One entry of the virtual trap table. The image's entry code reads the gate, which comes first.
+#[repr(C)]
 #[derive(Debug, Default)]
 pub struct TrapGate {
     gate: Gate,
     selector: AtomicU16,
-    dpl: AtomicU8,
+    flags: AtomicU8,
 }
+
+/// Bits of `trap_info.flags`: the lowest ring that may raise it by an instruction.
+const FLAGS_DPL: u8 = 3;
+/// Bit of `trap_info.flags`: events are masked.
+const FLAGS_MASK: u8 = 4;
 
 impl TrapGate {
     /// Registers a handler. `flags` are those of `trap_info`: bits 0–1 the lowest ring that may raise it by `int n`,
     /// bit 2 masks events.
     pub fn set(&self, address: u64, selector: u16, flags: u8) {
-        self.dpl.store(flags & 3, Relaxed);
+        self.flags.store(flags & (FLAGS_DPL | FLAGS_MASK), Relaxed);
         self.selector.store(selector, Relaxed);
-        self.gate.set(address, if flags & 4 == 0 { EventMasking::Keep } else { EventMasking::Mask });
+        let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        let bits = bit(flags & FLAGS_MASK != 0, Gate::MASKS)
+            | bit(flags & FLAGS_DPL >= 1, Gate::KERNEL_MAY_RAISE)
+            | bit(flags & FLAGS_DPL == 3, Gate::USER_MAY_RAISE);
+        self.gate.store(address, bits);
     }
 
     /// Removes the handler.
     pub fn clear(&self) {
         self.gate.clear();
-        self.dpl.store(0, Relaxed);
+        self.flags.store(0, Relaxed);
     }
 
     /// The handler, where there is one.
@@ -116,8 +144,7 @@ impl TrapGate {
     /// The flags as in `trap_info`.
     #[must_use]
     pub fn flags(&self) -> u8 {
-        let masks = self.gate.masks.load(Relaxed);
-        self.dpl.load(Relaxed) | u8::from(masks) << 2
+        self.flags.load(Relaxed)
     }
 
     /// The code selector that the guest named.
@@ -130,7 +157,7 @@ impl TrapGate {
     #[must_use]
     pub fn permits(&self, mode: GuestMode) -> bool {
         let ring = if mode == GuestMode::Kernel { 1 } else { 3 };
-        self.dpl.load(Relaxed) >= ring
+        self.flags() & FLAGS_DPL >= ring
     }
 }
 
@@ -204,6 +231,9 @@ impl Default for VcpuEntry {
 }
 
 impl VcpuEntry {
+    /// Offset of the byte that tells the mode, for the image's entry code: 1 is user mode.
+    pub const IN_USER_MODE: usize = core::mem::offset_of!(Self, in_user_mode);
+
     /// Which half of the guest runs.
     #[must_use]
     pub fn mode(&self) -> GuestMode {

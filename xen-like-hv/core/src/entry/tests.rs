@@ -221,3 +221,41 @@ fn a_failed_return_shows_the_selectors() {
     let [_, _, ds, es, fs, gs, rip, ..] = g.stack::<11>();
     assert_eq!((ds, es, fs, gs, rip), (1, 2, 3, 4, 0x1234));
 }
+
+#[test]
+fn a_gate_holds_canonical_addresses_only() {
+    let gate = super::Gate::default();
+    assert_eq!(gate.get(), None);
+    for address in [1, 0x7fff_ffff_ffff, HANDLER, 0xffff_8000_0000_0000] {
+        for masking in [EventMasking::Mask, EventMasking::Keep] {
+            gate.set(address, masking);
+            assert_eq!(gate.get(), Some((address, masking)), "{address:#x}");
+        }
+    }
+    gate.set(0x1234_8000_0000_0000, EventMasking::Keep);
+    assert_eq!(gate.get(), Some((0xffff_8000_0000_0000, EventMasking::Keep)), "the upper bits have no room");
+    gate.set(0, EventMasking::Mask);
+    assert_eq!(gate.get(), None, "no handler lies at 0");
+}
+
+#[test]
+fn a_gate_of_the_table_says_who_may_raise_it() {
+    let gate = super::TrapGate::default();
+    for (flags, kernel, user) in
+        [(0, false, false), (1, true, false), (2, true, false), (3, true, true), (7, true, true)]
+    {
+        gate.set(HANDLER, 0xe033, flags);
+        assert_eq!(
+            (gate.permits(GuestMode::Kernel), gate.permits(GuestMode::User)),
+            (kernel, user),
+            "{flags}"
+        );
+        assert_eq!(gate.flags(), flags);
+        assert_eq!(
+            gate.get().map(|(address, masking)| (address, masking == EventMasking::Mask)),
+            Some((HANDLER, flags & 4 != 0))
+        );
+    }
+    gate.clear();
+    assert_eq!((gate.get(), gate.flags()), (None, 0));
+}

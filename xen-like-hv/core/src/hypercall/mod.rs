@@ -54,16 +54,16 @@ const SYSCALL_LEN: u64 = 2;
 /// Numbers that the table has room for; a power of two, so that an index can be masked.
 pub const NUMBERS: usize = 64;
 
-/// A call as the entry stub makes it: the guest's RDI, RSI, RDX, R10 and R8 in the registers in which a function takes
-/// its arguments.
-pub type Handler<M> = extern "C" fn(&mut Cx<'_, M>, u64, u64, u64, u64, u64) -> Reply;
+/// A call as the entry stub makes it: the guest's RDI, RSI, RDX, R10 and R8, all but one of which are where a function
+/// takes its arguments, and the context behind them.
+pub type Handler<M> = extern "C" fn(u64, u64, u64, u64, u64, &mut Cx<'_, M>) -> Reply;
 
 /// Carries out the hypercall that the guest's registers describe, and puts its result there: what the entry stub does,
 /// in words.
 pub fn dispatch<M: Machine>(cx: &mut Cx<'_, M>) {
     let r = &cx.regs;
     let (number, [a, b, c, d, e]) = (r.rax, [r.rdi, r.rsi, r.rdx, r.r10, r.r8]);
-    let reply = handler_of(&Table::<M>::SINGLE, number)(cx, a, b, c, d, e);
+    let reply = handler_of(&Table::<M>::SINGLE, number)(a, b, c, d, e, cx);
     conclude(cx, reply);
 }
 
@@ -122,7 +122,7 @@ fn not_offered<M: Machine>(cx: &Cx<'_, M>, name: &'static str) -> Reply {
 /// The table's entry for a handler.
 macro_rules! entry {
     ($handler:path) => {{
-        extern "C" fn entry<M: Machine>(cx: &mut Cx<'_, M>, a: u64, b: u64, c: u64, d: u64, e: u64) -> Reply {
+        extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
             let result = $handler(cx, &Args([a, b, c, d, e, 0]));
             reply(cx, result, stringify!($handler))
         }
@@ -135,12 +135,12 @@ fn iret<M: Machine>(cx: &mut Cx<'_, M>, _none: &Args) -> HypercallResult {
     entry::iret::iret(cx)
 }
 
-extern "C" fn unknown<M: Machine>(cx: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
+extern "C" fn unknown<M: Machine>(_: u64, _: u64, _: u64, _: u64, _: u64, cx: &mut Cx<'_, M>) -> Reply {
     not_offered(cx, "a number that stands for no call")
 }
 
 /// A batch inside a batch is refused: its progress would have nowhere to be kept.
-extern "C" fn nested_batch<M: Machine>(_: &mut Cx<'_, M>, _: u64, _: u64, _: u64, _: u64, _: u64) -> Reply {
+extern "C" fn nested_batch<M: Machine>(_: u64, _: u64, _: u64, _: u64, _: u64, _: &mut Cx<'_, M>) -> Reply {
     Reply::errno(Errno::Inval)
 }
 

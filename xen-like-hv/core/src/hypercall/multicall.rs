@@ -28,7 +28,7 @@ pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult
     while let Some(entry) = list.first() {
         let words = cx.m.read_words(entry.part::<0, 7>()).map_err(|_| Errno::Fault)?;
         let [op, _result, a, b, c, d, e] = words;
-        let reply = handler_of(&Table::<M>::BATCHED, op)(cx, a, b, c, d, e);
+        let reply = handler_of(&Table::<M>::BATCHED, op)(a, b, c, d, e, cx);
         if reply.parked != 0 {
             return Err(end_early(cx, entry, &list, words)?);
         }

@@ -99,6 +99,11 @@ fn root_of(word: &AtomicU64) -> Option<Mfn> {
 }
 
 impl VcpuMm {
+    /// Offset of the kernel root's frame number, for the image's entry code.
+    pub const KERNEL_ROOT: usize = core::mem::offset_of!(Self, kernel_root);
+    /// The same of the user root.
+    pub const USER_ROOT: usize = core::mem::offset_of!(Self, user_root);
+
     /// Root of the page tables on which the guest's kernel runs.
     #[must_use]
     pub fn kernel_root(&self) -> Option<Mfn> {

@@ -152,13 +152,13 @@ fn load_control(m: &Metal, vcpu: &Vcpu) {
 
 /// Points the exit path at the vcpu's `vcpu_info`.
 pub(super) fn refresh_upcall_word(m: &impl Machine, vcpu: &Vcpu) {
-    let word = vcpu.events.upcall_word(m).unwrap_or(&NO_UPCALL);
+    let word = vcpu.events.upcall_word(m).unwrap_or(&NO_UPCALL[0]);
     cpu_info().upcall_word.store(word.as_ptr(), Relaxed);
 }
 
 /// Makes the exit path see no upcalls: nothing runs.
 pub(super) fn clear_upcall_word() {
-    cpu_info().upcall_word.store(NO_UPCALL.as_ptr(), Relaxed);
+    cpu_info().upcall_word.store(NO_UPCALL[0].as_ptr(), Relaxed);
 }
 
 fn save_extended(area: &mut FpuArea) {

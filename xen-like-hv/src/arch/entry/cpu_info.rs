@@ -10,10 +10,14 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+use core::ptr::null_mut;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
+use hv_core::entry::{TrapGate, VcpuEntry};
+use hv_core::mm::VcpuMm;
 use hv_core::{Cx, UserRegs};
+use pv_abi::shared_info::VCPU_INFO_SIZE;
 
 use crate::arch::mm::layout;
 use crate::machine::Metal;
@@ -57,12 +61,25 @@ pub(crate) struct CpuInfo {
     pub(crate) record: &'static PerCpu,
     /// SYSCALL with a smaller number in RAX is a hypercall of the table: 0 while a guest's user mode runs, or nobody.
     pub(crate) hypercall_limit: AtomicU64,
+    /// Gates, mode and kernel stack of the vcpu that runs here. This and the next three are for the short ways; they are
+    /// set where the vcpu changes, and valid while one runs.
+    pub(crate) entry: AtomicPtr<VcpuEntry>,
+    /// Its trap table.
+    pub(crate) traps: AtomicPtr<TrapGate>,
+    /// Its base pointers.
+    pub(crate) mm: AtomicPtr<VcpuMm>,
+    /// The behaviours that its domain has switched on.
+    pub(crate) assists: AtomicPtr<u64>,
     /// What handlers are given; prepared where the vcpu changes, valid while one runs.
     pub(crate) cx: UnsafeCell<MaybeUninit<Cx<'static, Metal>>>,
 }
 
-/// What `upcall_word` points to where there is no `vcpu_info`.
-pub(crate) static NO_UPCALL: AtomicU64 = AtomicU64::new(0);
+/// Words of a `vcpu_info`.
+const INFO_WORDS: usize = VCPU_INFO_SIZE / 8;
+
+/// What `upcall_word` points to where there is no `vcpu_info`. As large as one: the short ways write the mask and CR2 there,
+/// which nobody reads. (A vcpu without `vcpu_info` does not come up; one that loses it is about to end.)
+pub(crate) static NO_UPCALL: [AtomicU64; INFO_WORDS] = [const { AtomicU64::new(0) }; INFO_WORDS];
 
 impl CpuInfo {
     /// The value for a pcpu that starts.
@@ -72,9 +89,13 @@ impl CpuInfo {
             regs: UserRegs::default(),
             work: AtomicU32::new(0),
             cpu: u32::try_from(cpu).unwrap_or(0),
-            upcall_word: AtomicPtr::new(NO_UPCALL.as_ptr()),
+            upcall_word: AtomicPtr::new(NO_UPCALL[0].as_ptr()),
             record: crate::percpu::record(cpu),
             hypercall_limit: AtomicU64::new(0),
+            entry: AtomicPtr::new(null_mut()),
+            traps: AtomicPtr::new(null_mut()),
+            mm: AtomicPtr::new(null_mut()),
+            assists: AtomicPtr::new(null_mut()),
             cx: UnsafeCell::new(MaybeUninit::uninit()),
         }
     }
@@ -103,7 +124,7 @@ pub(crate) const REGS_OFFSET: usize = core::mem::offset_of!(CpuInfo, regs);
 /// Offset, from the top of the block, of the address behind `regs`.
 pub(crate) const REGS_END_FROM_TOP: usize = size_of::<CpuInfo>() - REGS_OFFSET - size_of::<UserRegs>();
 
-const _: () = assert!(size_of::<CpuInfo>() == 320);
+const _: () = assert!(size_of::<CpuInfo>() == 384);
 const _: () = assert!((REGS_OFFSET + size_of::<UserRegs>()).is_multiple_of(16));
 const _: () = assert!(size_of::<UserRegs>() == 168);
 

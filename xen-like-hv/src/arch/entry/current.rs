@@ -77,6 +77,11 @@ pub(crate) fn replace(hv: &'static Hypervisor, next: Option<Current>) -> Option<
         let cx = Cx::new(hv, &state::MACHINE, &c.dom, &c.vcpu, unsafe { &mut *frame() });
         // SAFETY: this pcpu's, in no use now.
         unsafe { (*info.cx.get()).write(cx) };
+        let entry = &c.vcpu.entry;
+        info.entry.store(core::ptr::from_ref(entry).cast_mut(), Relaxed);
+        info.traps.store(entry.traps.as_ptr().cast_mut(), Relaxed);
+        info.mm.store(core::ptr::from_ref(&c.vcpu.mm).cast_mut(), Relaxed);
+        info.assists.store(c.dom.assists_word().as_ptr(), Relaxed);
     }
     set_mode(mode);
     former

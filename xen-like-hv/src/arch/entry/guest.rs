@@ -67,6 +67,12 @@ extern "C" fn guest_upcall(cx: &mut Cx<'static, Metal>) -> u32 {
     park(cx, result)
 }
 
+/// A short way could not lay its frame on the kernel's stack: nobody is left to tell, so the domain ends.
+#[unsafe(no_mangle)]
+extern "C" fn guest_bounce_refused(cx: &mut Cx<'static, Metal>) {
+    settle(cx, Err(GuestBroken("kernel stack does not take a frame")));
+}
+
 /// SYSCALL from compatibility mode.
 #[unsafe(no_mangle)]
 extern "C" fn guest_syscall_compat() {

@@ -4,7 +4,7 @@
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::stubs::vector_stub;
+use super::stubs::vector_entry;
 use crate::arch::cpu::gdt::{HV_CS, ist};
 
 /// A gate is two words.
@@ -24,7 +24,7 @@ enum Stacks {
 
 fn fill(selector: u16, stacks: Stacks) {
     for (vector, gate) in TABLE.iter().enumerate() {
-        let handler = vector_stub(vector);
+        let handler = vector_entry(vector);
         let dpl = if RING_3_VECTORS.contains(&vector) { 3 } else { 0 };
         let ist = if stacks == Stacks::Own { ist::of_vector(vector) } else { 0 };
         let attributes = GATE | dpl << 13 | ist;

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`stubs`] | first and last instructions |
+//! | [`stubs`] | first and last instructions; with `short.s`, all of them for what guests do most |
 //! | [`cpu_info`] | per-CPU stack block |
 //! | [`idt`] | gates |
 //! | [`current`] | who runs here |

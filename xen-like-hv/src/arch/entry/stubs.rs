@@ -15,9 +15,18 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use hv_core::UserRegs;
+use hv_core::entry::{Gate, TrapGate, VcpuEntry};
+use hv_core::hypercall::guest_ptr::{HYPERVISOR_END, HYPERVISOR_START};
+use hv_core::mm::VcpuMm;
 use hv_core::regs::TRAP_SYSCALL;
+use pv_abi::hypercall::Hypercall;
+use pv_abi::shared_info::VCPU_INFO_CR2;
+use pv_abi::trap::{EMULATE_PREFIX, IretFlags};
+use pv_abi::vm_assist::VmAssist;
 
 use super::cpu_info::{CpuInfo, REGS_END_FROM_TOP, STACK_SIZE};
+use crate::arch::mm::tlb::CLOCK;
+use crate::percpu::PerCpu;
 
 /// Pcpus for which SYSCALL stubs exist.
 pub(crate) const MAX_STUBS: usize = 64;
@@ -26,124 +35,23 @@ const SYSCALL_STUB_BYTES: usize = 64;
 /// Bytes between two vector stubs.
 const VECTOR_STUB_BYTES: usize = 16;
 
+/// An address shifted right by this is one number in all of the hypervisor's area, and nowhere else.
+const HYPERVISOR_SHIFT: u32 = 43;
+const _: () = assert!(HYPERVISOR_END - HYPERVISOR_START == 1 << HYPERVISOR_SHIFT);
+const _: () = assert!(HYPERVISOR_START.is_multiple_of(1 << HYPERVISOR_SHIFT));
+
+/// The first four of its five bytes.
+const EMULATE_PREFIX_WORD: u32 = {
+    let [a, b, c, d, _] = EMULATE_PREFIX;
+    u32::from_le_bytes([a, b, c, d])
+};
+
 /// Whether stretches are measured.
 const STRETCH: usize = if cfg!(feature = "stretch") { 1 } else { 0 };
 
 global_asm!(
+    include_str!("macros.s"),
     r#"
-    .macro PUSH_REGS
-        push rdi
-        push rsi
-        push rdx
-        push rcx
-        push rax
-        push r8
-        push r9
-        push r10
-        push r11
-        push rbx
-        push rbp
-        push r12
-        push r13
-        push r14
-        push r15
-    .endm
-
-    // What a function of the ABI leaves as it was.
-    .macro LOAD_CALLEE_SAVED base
-        mov r15, [rsp + \base]
-        mov r14, [rsp + \base + 8]
-        mov r13, [rsp + \base + 16]
-        mov r12, [rsp + \base + 24]
-        mov rbp, [rsp + \base + 32]
-        mov rbx, [rsp + \base + 40]
-    .endm
-
-    .macro SAVE_CALLEE_SAVED base
-        mov [rsp + \base], r15
-        mov [rsp + \base + 8], r14
-        mov [rsp + \base + 16], r13
-        mov [rsp + \base + 24], r12
-        mov [rsp + \base + 32], rbp
-        mov [rsp + \base + 40], rbx
-    .endm
-
-    // What it may change, but for RAX, RCX and R11, which have a part in the way out.
-    .macro LOAD_SCRATCH base
-        mov r10, [rsp + \base + 56]
-        mov r9,  [rsp + \base + 64]
-        mov r8,  [rsp + \base + 72]
-        mov rdx, [rsp + \base + 96]
-        mov rsi, [rsp + \base + 104]
-        mov rdi, [rsp + \base + 112]
-    .endm
-
-    .macro CLAC_SITE
-    .Lclac_\@:
-        .byte 0x0f, 0x1f, 0x00
-        .pushsection .clac_sites, "a", @progbits
-        .quad .Lclac_\@
-        .popsection
-    .endm
-
-    .macro STAC_SITE
-    .Lstac_\@:
-        .byte 0x0f, 0x1f, 0x00
-        .pushsection .stac_sites, "a", @progbits
-        .quad .Lstac_\@
-        .popsection
-    .endm
-
-    // The instruction that follows may fault; execution then goes on at `to`.
-    .macro MAY_FAULT to
-    .Lfault_\@:
-        .pushsection .fixup_table, "a", @progbits
-        .quad .Lfault_\@, \to
-        .popsection
-    .endm
-
-    // With the feature `stretch` (see `stretch.rs`): a stretch begins, caused by the number in `cause`; it ends. Both keep
-    // all registers but flags.
-    .macro STRETCH_BEGIN cause:vararg
-    .if {stretch}
-        push rax
-        push rdx
-        \cause
-        mov [rip + STRETCH_CAUSE], rax
-        rdtsc
-        shl rdx, 32
-        or rax, rdx
-        mov [rip + STRETCH_STARTED], rax
-        pop rdx
-        pop rax
-    .endif
-    .endm
-
-    .macro STRETCH_END
-    .if {stretch}
-        push rax
-        push rcx
-        push rdx
-        rdtsc
-        shl rdx, 32
-        or rax, rdx
-        mov rdx, [rip + STRETCH_STARTED]
-        test rdx, rdx
-        jz .Lno_stretch_\@
-        mov qword ptr [rip + STRETCH_STARTED], 0
-        sub rax, rdx
-        mov rdx, [rip + STRETCH_CAUSE]
-        lea rcx, [rip + STRETCH_LONGEST]
-        cmp rax, [rcx + rdx * 8]
-        jbe .Lno_stretch_\@
-        mov [rcx + rdx * 8], rax
-    .Lno_stretch_\@:
-        pop rdx
-        pop rcx
-        pop rax
-    .endif
-    .endm
-
     .section .text.entry, "ax", @progbits
 
     // One stub per vector. #DF #TS #NP #SS #GP #PF #AC #CP #VC #SX push an error code themselves.
@@ -359,28 +267,32 @@ global_asm!(
 
     // rsp is &CpuInfo. The frame gets what the handler's ABI may change; the callee-saved registers stay where they are,
     // and what is the same for every SYSCALL is filled in only where somebody looks at it.
-    .balign 64
-    syscall_entry_64:
+    .macro SAVE_SYSCALL
         mov [rsp + {regs} + {rip}], rcx
         mov [rsp + {regs} + {rflags}], r11
         mov [rsp + {regs} + 56], r10
         mov [rsp + {regs} + 64], r9
         mov [rsp + {regs} + 72], r8
         mov [rsp + {regs} + {rax}], rax
-        mov [rsp + {regs} + 96], rdx
+        mov [rsp + {regs} + {rdx}], rdx
         mov [rsp + {regs} + 104], rsi
         mov [rsp + {regs} + 112], rdi
-        STRETCH_BEGIN and eax, {numbers} - 1
+    .endm
+
+    .balign 64
+    syscall_entry_64:
         cmp rax, [rsp + {hypercall_limit}]
-        jae syscall_other
+        jae syscall_other_entry
+        cmp eax, {iret}
+        je iret_entry
+    syscall_table_entry:
+        SAVE_SYSCALL
+        STRETCH_BEGIN and eax, {numbers} - 1
         // The limit once more, for a CPU that has guessed the branch.
         and eax, {numbers} - 1
-        mov r9, r8
-        mov r8, r10
-        mov rcx, rdx
-        mov rdx, rsi
-        mov rsi, rdi
-        lea rdi, [rsp + {cx}]
+        // RDI, RSI, RDX and R8 are in the places of the handler's first arguments already.
+        mov rcx, r10
+        lea r9, [rsp + {cx}]
         lea r10, [rip + HYPERCALLS]
     .globl syscall_dispatch
     syscall_dispatch:
@@ -393,7 +305,7 @@ global_asm!(
         jne syscall_exit_live
         mov rcx, [rsp + {upcall_word}]
         cmp word ptr [rcx], 1
-        je syscall_exit_live
+        je upcall_bounce
         mov rcx, [rsp + {regs} + {rip}]
         mov r11, rcx
         shl r11, 16
@@ -405,17 +317,6 @@ global_asm!(
         mov r11, [rsp + {regs} + {rflags}]
         mov rsp, [rsp + {regs} + {rsp_}]
         sysretq
-
-    // Fills in what every SYSCALL has in common.
-    .macro COMPLETE_SYSCALL
-        mov rcx, [rsp + {regs} + {rip}]
-        mov [rsp + {regs} + {rcx}], rcx
-        mov rcx, [rsp + {regs} + {rflags}]
-        mov [rsp + {regs} + {r11}], rcx
-        mov qword ptr [rsp + {regs} + {cs}], {cs64}
-        mov qword ptr [rsp + {regs} + {ss_}], {ss}
-        mov dword ptr [rsp + {regs} + {entry_vector}], {trap_syscall}
-    .endm
 
     syscall_exit_live:
         mov [rsp + {regs} + {rax}], rax
@@ -430,6 +331,7 @@ global_asm!(
 
     // From user mode, or a number that is not in the table.
     syscall_other:
+        SAVE_SYSCALL
         COMPLETE_SYSCALL
         lea rdi, [rsp + {cx}]
         call guest_syscall
@@ -572,8 +474,9 @@ global_asm!(
         call rsi
         ud2
 
-    .text
     "#,
+    include_str!("short.s"),
+    "    .text",
     regs = const offset_of!(CpuInfo, regs),
     work = const offset_of!(CpuInfo, work),
     upcall_word = const offset_of!(CpuInfo, upcall_word),
@@ -589,7 +492,9 @@ global_asm!(
     rsp_ = const offset_of!(UserRegs, rsp),
     r11 = const offset_of!(UserRegs, r11),
     rcx = const offset_of!(UserRegs, rcx),
+    rdx = const offset_of!(UserRegs, rdx),
     rax = const offset_of!(UserRegs, rax),
+    error_code = const offset_of!(UserRegs, error_code),
     ss_ = const offset_of!(UserRegs, ss),
     entry_vector = const offset_of!(UserRegs, entry_vector),
     trap_syscall = const TRAP_SYSCALL,
@@ -597,6 +502,38 @@ global_asm!(
     cs64 = const hv_core::regs::GUEST_CS64,
     cs32 = const hv_core::regs::GUEST_CS32,
     user_flags = const hv_core::regs::RFLAGS_IF | hv_core::regs::RFLAGS_FIXED,
+    rflags_if = const hv_core::regs::RFLAGS_IF,
+    rflags_iopl = const hv_core::regs::RFLAGS_IOPL,
+    not_for_handlers = const !hv_core::regs::NOT_FOR_HANDLERS.cast_signed(),
+    not_for_guests = const !hv_core::regs::NOT_FOR_GUESTS.cast_signed(),
+    iret = const Hypercall::Iret.raw(),
+    in_syscall = const IretFlags::IN_SYSCALL.bits(),
+    emulate_prefix = const EMULATE_PREFIX_WORD,
+    hypervisor_shift = const HYPERVISOR_SHIFT,
+    hypervisor_top = const HYPERVISOR_START >> HYPERVISOR_SHIFT,
+    entry = const offset_of!(CpuInfo, entry),
+    traps = const offset_of!(CpuInfo, traps),
+    mm = const offset_of!(CpuInfo, mm),
+    assists = const offset_of!(CpuInfo, assists),
+    record = const offset_of!(CpuInfo, record),
+    last_flush = const offset_of!(PerCpu, last_flush),
+    flush_clock = sym CLOCK,
+    kernel_root = const VcpuMm::KERNEL_ROOT,
+    user_root = const VcpuMm::USER_ROOT,
+    in_user_mode = const VcpuEntry::IN_USER_MODE,
+    kernel_sp = const offset_of!(VcpuEntry, kernel_sp),
+    iopl = const offset_of!(VcpuEntry, iopl),
+    iopl_assist = const 1_u32 << VmAssist::ArchitecturalIopl.raw(),
+    nmi_pending = const offset_of!(VcpuEntry, nmi_pending),
+    nmi_masked = const offset_of!(VcpuEntry, nmi_masked),
+    event_gate = const offset_of!(VcpuEntry, event),
+    syscall_gate = const offset_of!(VcpuEntry, syscall),
+    trap_gate_size = const size_of::<TrapGate>(),
+    gate_shift = const Gate::ADDRESS_SHIFT,
+    gate_masks = const Gate::MASKS,
+    gate_kernel = const Gate::KERNEL_MAY_RAISE,
+    gate_user = const Gate::USER_MAY_RAISE,
+    cr2 = const VCPU_INFO_CR2,
     max_stubs = const MAX_STUBS,
     stretch = const STRETCH,
     stack_size = const STACK_SIZE,
@@ -611,6 +548,11 @@ unsafe extern "C" {
     static syscall_compat_stubs: u8;
     static sysenter_entry: u8;
     static guest_iretq: u8;
+    static short_iretq: u8;
+    static breakpoint_entry: u8;
+    static invalid_opcode_entry: u8;
+    static page_fault_entry: u8;
+    static int80_entry: u8;
     static __clac_sites_start: u64;
     static __clac_sites_end: u64;
     static __stac_sites_start: u64;
@@ -630,9 +572,15 @@ fn address(symbol: *const u8) -> u64 {
     u64::try_from(symbol.expose_provenance()).unwrap_or(0)
 }
 
-/// Where the stub of a vector lies.
-pub(crate) fn vector_stub(vector: usize) -> u64 {
-    address(&raw const vector_stubs) + (vector * VECTOR_STUB_BYTES) as u64
+/// Where a vector arrives: its stub, or the short way of those that guests raise most.
+pub(crate) fn vector_entry(vector: usize) -> u64 {
+    match vector {
+        3 => address(&raw const breakpoint_entry),
+        6 => address(&raw const invalid_opcode_entry),
+        14 => address(&raw const page_fault_entry),
+        0x80 => address(&raw const int80_entry),
+        _ => address(&raw const vector_stubs) + (vector * VECTOR_STUB_BYTES) as u64,
+    }
 }
 
 /// Where a pcpu's SYSCALL (64-bit, compatibility) and SYSENTER arrive.
@@ -645,9 +593,9 @@ pub(crate) fn system_call_entries(cpu: usize) -> [u64; 3] {
     ]
 }
 
-/// The IRETQ that returns to a guest.
-pub(crate) fn guest_iretq_address() -> u64 {
-    address(&raw const guest_iretq)
+/// Whether it is an IRETQ that returns to a guest.
+pub(crate) fn is_guest_iretq(rip: u64) -> bool {
+    rip == address(&raw const short_iretq) || rip == address(&raw const guest_iretq)
 }
 
 /// Puts STAC and CLAC where they are needed. Called while the image is still writable, before the final page tables.

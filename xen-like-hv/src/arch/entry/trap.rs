@@ -74,7 +74,7 @@ extern "C" fn hypervisor_trap(frame: &mut UserRegs) -> usize {
         frame.rip = to;
         return 0;
     }
-    if frame.rip == stubs::guest_iretq_address() {
+    if stubs::is_guest_iretq(frame.rip) {
         return return_failed(frame);
     }
     panic::exception(frame, regs::read_cr2())

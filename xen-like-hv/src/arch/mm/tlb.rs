@@ -10,7 +10,8 @@ use crate::arch::cpu::regs;
 use crate::percpu;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-static CLOCK: AtomicU64 = AtomicU64::new(1);
+/// The flush clock. The short ways of `arch/entry` advance it with their loads of CR3.
+pub(crate) static CLOCK: AtomicU64 = AtomicU64::new(1);
 
 const CR4_PGE: u64 = 1 << 7;
 
