@@ -6,6 +6,7 @@ use crate::domain::DomainTable;
 use crate::evtchn::GlobalVirqs;
 use crate::evtchn::pirq::LineTable;
 use crate::frame::FrameTable;
+use crate::pci;
 use crate::sched::Scheduler;
 
 /// The firmware's names of a pcpu.
@@ -51,6 +52,8 @@ pub struct Hypervisor {
     pub virqs: GlobalVirqs,
     /// Who uses which physical interrupt line.
     pub lines: LineTable,
+    /// PCI devices that dom0 has told of.
+    pub pci: pci::Devices,
 }
 
 impl Hypervisor {
@@ -64,6 +67,7 @@ impl Hypervisor {
             sched,
             virqs: GlobalVirqs::default(),
             lines: LineTable::default(),
+            pci: pci::Devices::default(),
         }
     }
 }

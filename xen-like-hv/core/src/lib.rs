@@ -74,6 +74,7 @@ pub mod hypercall;
 pub mod mm;
 #[cfg(test)]
 mod models;
+pub mod pci;
 pub mod port;
 pub mod regs;
 pub mod sched;

@@ -15,8 +15,9 @@ use pv_abi::memory::{
     E820Entry, MemoryOp, XenForeignMemoryMap, XenMemAcquireResource, XenMemoryMap, XenMemoryReservation,
 };
 use pv_abi::physdev::{
-    PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery, PhysdevMapPirq,
-    PhysdevOp, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
+    PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery, PhysdevManagePci,
+    PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevSetIopl, PhysdevSetupGsi,
+    PhysdevUnmapPirq,
 };
 use pv_abi::platform::{
     PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfPcpuinfo, XenpfSettime32, XenpfSettime64,
@@ -59,6 +60,11 @@ fn gsi(w: &World, pirq: u32) {
     assert_eq!(w.run(Who::Dom0, Hypercall::PhysdevOp, args), 0);
 }
 
+fn pci_device(w: &World) {
+    let args = op(w, PhysdevOp::PciDeviceAdd.raw(), &PhysdevPciDeviceAdd { devfn: 8, ..Default::default() });
+    assert_eq!(w.run(Who::Dom0, Hypercall::PhysdevOp, args), 0);
+}
+
 fn bound_line(w: &World) {
     gsi(w, 17);
     let args = op(w, EvtchnOp::BindPirq.raw(), &EvtchnBindPirq { pirq: 17, flags: 0, port: 0 });
@@ -90,6 +96,11 @@ pub(super) fn machine() -> Vec<Scenario> {
         scenario!(PhysdevOp, P::UnmapPirq, Dom0, |w| op(w, 14, &PhysdevUnmapPirq { domid: SELF, _pad: 0, pirq: 17 }), also Inval),
         scenario!(PhysdevOp, P::SetupGsi, Dom0, |w| op(w, 21, &PhysdevSetupGsi { gsi: 17, ..Default::default() })),
         scenario!(PhysdevOp, P::GetFreePirq, Dom0, |w| op(w, 23, &PhysdevGetFreePirq { kind: 1, pirq: 0 }), also OpNotSupp NoSpc Inval),
+        scenario!(PhysdevOp, P::ManagePciAdd, Dom0, |w| op(w, 15, &PhysdevManagePci { bus: 0, devfn: 8 })),
+        scenario!(PhysdevOp, P::ManagePciAddExt, Dom0, |w| op(w, 20, &PhysdevManagePci { bus: 0, devfn: 8 })),
+        scenario!(PhysdevOp, P::ManagePciRemove, Dom0, |w| { pci_device(w); op(w, 16, &PhysdevManagePci { bus: 0, devfn: 8 }) }, also NoDev),
+        scenario!(PhysdevOp, P::PciDeviceAdd, Dom0, |w| op(w, 25, &PhysdevPciDeviceAdd { devfn: 8, ..Default::default() })),
+        scenario!(PhysdevOp, P::PciDeviceRemove, Dom0, |w| { pci_device(w); op(w, 26, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also NoDev),
         scenario!(EventChannelOp, EvtchnOp::BindPirq, Dom0, |w| { gsi(w, 17); op(w, 2, &EvtchnBindPirq { pirq: 17, flags: 0, port: 0 }) }),
         scenario!(SchedOp, SchedOp::RemoteShutdown, Dom0, |w| op(w, 4, &SchedRemoteShutdown { domain_id: GUEST.raw(), _pad: 0, reason: 0 })),
         scenario!(SchedOp, SchedOp::PinOverride, Dom0, |w| op(w, 7, &SchedPinOverride { pcpu: 0 })),

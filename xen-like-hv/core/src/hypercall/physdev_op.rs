@@ -1,7 +1,7 @@
 //! `HYPERVISOR_physdev_op`: interrupt lines and I/O privilege.
 //!
-//! Message-signalled interrupts, PCI device lists and the EOI bitmap are not offered (`ENOSYS`): a dom0 uses line
-//! interrupts and an explicit EOI.
+//! Message-signalled interrupts and the EOI bitmap are not offered (`ENOSYS`): a dom0 uses line interrupts and an explicit
+//! EOI.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,8 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 use pv_abi::physdev::{
     IrqStatus, MapPirqType, PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery,
-    PhysdevMapPirq, PhysdevOp, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
+    PhysdevManagePci, PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevSetIopl,
+    PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 
 use super::GuestPtr;
@@ -19,6 +20,7 @@ use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::error::{Args, HypercallResult};
 use crate::evtchn::pirq;
+use crate::pci::Address;
 use crate::port::{GsiConfig, Machine};
 
 /// Where RFLAGS has the I/O privilege level.
@@ -49,9 +51,30 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
         PhysdevOp::UnmapPirq => unmap_pirq(cx, at)?,
         PhysdevOp::SetupGsi => setup_gsi(cx, at)?,
         PhysdevOp::GetFreePirq => get_free_pirq(cx, at)?,
+        PhysdevOp::ManagePciAdd | PhysdevOp::ManagePciAddExt => {
+            let op: PhysdevManagePci = GuestPtr::new(at)?.read(cx.m)?;
+            cx.hv.pci.add(cx.dom, on_first_segment(&op))?;
+        }
+        PhysdevOp::ManagePciRemove => {
+            let op: PhysdevManagePci = GuestPtr::new(at)?.read(cx.m)?;
+            cx.hv.pci.remove(cx.dom, on_first_segment(&op))?;
+        }
+        PhysdevOp::PciDeviceAdd => {
+            let op: PhysdevPciDeviceAdd = GuestPtr::new(at)?.read(cx.m)?;
+            cx.hv.pci.add(cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
+        }
+        PhysdevOp::PciDeviceRemove => {
+            let op: PhysdevPciDevice = GuestPtr::new(at)?.read(cx.m)?;
+            cx.hv.pci.remove(cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
+        }
         _ => return Err(Errno::NoSys.into()),
     }
     Ok(0)
+}
+
+/// What the older calls name.
+fn on_first_segment(op: &PhysdevManagePci) -> Address {
+    Address { segment: 0, bus: op.bus, devfn: op.devfn }
 }
 
 fn irq_status_query<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
