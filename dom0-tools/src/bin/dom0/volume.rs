@@ -24,6 +24,9 @@ use cache::{Cache, Miss};
 /// Longest file name in bytes of UTF-8.
 const MAX_NAME_BYTES: usize = 255 * 3;
 
+/// How much of a file is asked for at a time.
+const READ_BYTES: usize = 16 * 1024;
+
 /// Why an operation failed.
 #[derive(Debug)]
 pub(crate) enum VolumeError {
@@ -119,7 +122,9 @@ impl Volume {
 
     /// A whole file of at most `limit` bytes.
     pub(crate) async fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, VolumeError> {
-        self.run(|manager, root| read_file(manager, root, path, limit)).await
+        let mut content = Content::default();
+        self.run(|manager, root| read_file(manager, root, path, limit, &mut content)).await?;
+        Ok(content.bytes)
     }
 
     /// Creates or replaces a file. A new name must be of the short kind (8.3).
@@ -217,7 +222,32 @@ fn parent<'p>(
     Ok((dir, name))
 }
 
-fn read_file(manager: &Manager<'_>, root: RawDirectory, path: &str, limit: u64) -> Result<Vec<u8>, Stop> {
+/// What has been read of a file: an attempt goes on where the last one needed more of the disk.
+#[derive(Default)]
+struct Content {
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Content {
+    /// Makes room for the file once its size is known.
+    fn reserve(&mut self, size: usize) -> Result<(), Stop> {
+        if self.bytes.len() != size {
+            self.filled = 0;
+            self.bytes.try_reserve_exact(size).map_err(|_| Stop::Failed(VolumeError::Disk(DiskError::NoMemory)))?;
+            self.bytes.resize(size, 0);
+        }
+        Ok(())
+    }
+}
+
+fn read_file(
+    manager: &Manager<'_>,
+    root: RawDirectory,
+    path: &str,
+    limit: u64,
+    content: &mut Content,
+) -> Result<(), Stop> {
     let (dir, name) = parent(manager, root, path)?;
     let entry = find(manager, dir, name)?.ok_or_else(|| not_found(path))?;
     if entry.is_directory {
@@ -226,20 +256,19 @@ fn read_file(manager: &Manager<'_>, root: RawDirectory, path: &str, limit: u64) 
     if u64::from(entry.size) > limit {
         return Err(Stop::Failed(VolumeError::TooLarge(path.to_string(), u64::from(entry.size))));
     }
-    let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
-    let mut content = Vec::new();
-    content.try_reserve_exact(size).map_err(|_| Stop::Failed(VolumeError::Disk(DiskError::NoMemory)))?;
-    content.resize(size, 0);
+    content.reserve(usize::try_from(entry.size).unwrap_or(usize::MAX))?;
     let file = manager.open_file_in_dir(dir, entry.short, Mode::ReadOnly)?;
-    let mut filled = 0;
-    while let Some(rest) = content.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match manager.read(file, rest)? {
+    manager.file_seek_from_start(file, u32::try_from(content.filled).unwrap_or(u32::MAX))?;
+    while let Some(rest) = content.bytes.get_mut(content.filled..).filter(|rest| !rest.is_empty()) {
+        // What is read before a miss is lost with it, so each piece is small.
+        let piece = rest.len().min(READ_BYTES);
+        match manager.read(file, rest.get_mut(..piece).unwrap_or_default())? {
             0 => return Err(Stop::Failed(VolumeError::Format(format!("{path} ends early")))),
-            count => filled += count,
+            count => content.filled += count,
         }
     }
     manager.close_file(file)?;
-    Ok(content)
+    Ok(())
 }
 
 fn write_file(manager: &Manager<'_>, root: RawDirectory, path: &str, content: &[u8]) -> Result<(), Stop> {
