@@ -43,6 +43,7 @@ mod typed;
 mod unsafety;
 mod volume;
 mod worlds;
+mod xl;
 
 use clap::Parser as _;
 use std::process::ExitCode;

@@ -302,6 +302,15 @@ impl Session {
         }
     }
 
+    /// The processor time that QEMU has used, in steps of a hundredth of a second.
+    pub(crate) fn processor_time(&self) -> Result<Duration> {
+        let file = PathBuf::from(format!("/proc/{}/stat", self.child.id()));
+        let text = fs::read_to_string(&file).map_err(|error| Failure::at(&file, &error))?;
+        let ticks =
+            processor_ticks(&text).ok_or_else(|| Failure::new(format!("{}: {text}", file.display())))?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     /// Waits for the end, or stops the machine after `limit`.
     pub(crate) fn wait(&mut self, limit: Duration) -> Result<Ended> {
         let mut end = Instant::now() + limit;
@@ -337,6 +346,13 @@ impl Drop for Session {
     fn drop(&mut self) {
         stop(&mut self.child);
     }
+}
+
+/// User and system time of a process in the kernel's hundredths of a second; its name, which is in brackets, may
+/// have blanks.
+fn processor_ticks(stat: &str) -> Option<u64> {
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(words.next()?.parse::<u64>().ok()? + words.next()?.parse::<u64>().ok()?)
 }
 
 /// Why dom0 went, as the hypervisor's last line tells.
@@ -431,6 +447,13 @@ mod tests {
         };
         assert_eq!(end("0"), Some(Reason::Poweroff));
         assert_eq!(end("3"), Some(Reason::Unsound));
+    }
+
+    #[test]
+    fn processor_time_is_user_and_system_time() {
+        let stat = "12 (a b) c) S 1 1 1 0 -1 4 5 0 0 0 30 7 0 0 20 0";
+        assert_eq!(processor_ticks(stat), Some(37));
+        assert_eq!(processor_ticks("12 (a) S 1"), None);
     }
 
     #[test]

@@ -50,7 +50,13 @@ fn programs() -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-fn ramdisk(busybox: &Path, module: &Path, script: &str) -> Result<Vec<u8>> {
+/// A ramdisk with iperf3, a network front end, further files and a script that finds the network up.
+pub(crate) fn ramdisk(
+    busybox: &Path,
+    module: &Path,
+    script: &str,
+    further: &[(PathBuf, String)],
+) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for dir in [
         "bin",
@@ -70,7 +76,7 @@ fn ramdisk(busybox: &Path, module: &Path, script: &str) -> Result<Vec<u8>> {
     archive.device("dev/console", (5, 1));
     let own =
         [(busybox.to_path_buf(), "bin/busybox".to_owned()), (module.to_path_buf(), "netfront.ko".to_owned())];
-    for (file, name) in own.into_iter().chain(programs()?) {
+    for (file, name) in own.into_iter().chain(programs()?).chain(further.iter().cloned()) {
         archive.file(&name, &fs::read(&file).map_err(|error| Failure::at(&file, &error))?);
     }
     archive.file("init", format!("{}{script}", networks::PROLOGUE).as_bytes());
@@ -88,7 +94,7 @@ fn measure(context: &Context) -> Result<Outcome> {
         [("server", SERVER, LINUX[0], LINUX[1]), ("client", CLIENT, LINUX[1], LINUX[0])]
     {
         let file = paths::target().join("networks").join(format!("iperf-{name}.cpio"));
-        paths::write(&file, ramdisk(&busybox, &module, script)?)?;
+        paths::write(&file, ramdisk(&busybox, &module, script, &[])?)?;
         volume.add(&file, &format!("{name}.ram"));
         let words = format!("console=hvc0 panic=1 SELF={own} PEER={peer}");
         let more = format!("ramdisk = '{name}.ram'\n");

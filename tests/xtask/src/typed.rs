@@ -59,6 +59,13 @@ impl Typed {
         self.wait_from(0, text, limit)
     }
 
+    /// Waits until the console has shown `mark` and the line that it is on is whole; what follows the mark there.
+    pub(crate) fn line(&mut self, mark: &str, limit: Duration) -> Result<String> {
+        let at = self.wait(mark, limit)?;
+        let end = self.wait_from(at, "\n", limit)?;
+        Ok(self.seen.get(at..end).unwrap_or_default().trim().to_owned())
+    }
+
     /// Types text as it is.
     pub(crate) fn keys(&mut self, text: &str) -> Result<()> {
         self.keys.write_all(text.as_bytes())?;

@@ -30,7 +30,7 @@ pub(crate) fn write(table: &Table) -> Result<()> {
     paths::write(&docs.join(RATIOS), chart::bars(table))?;
     let mut text = HEAD.to_owned();
     text.push_str(&summary(table));
-    for part in [Part::Alone, Part::Pair, Part::Linux] {
+    for part in [Part::Alone, Part::Pair, Part::Linux, Part::Io] {
         text.push_str(&section(table, part));
     }
     let (ours, xen) = (growth::axes(table, 0), growth::axes(table, 1));

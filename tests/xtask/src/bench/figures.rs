@@ -13,6 +13,9 @@ pub(crate) const COUNTING: [&str; 2] = ["-icount", "shift=0,sleep=off"];
 /// What every hypervisor is told.
 pub(crate) const ARGS: &str = "console=com1 com1=115200,8n1";
 
+/// Our side's name.
+const OURS: &str = "ours";
+
 /// A figure: the cost of one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
@@ -47,7 +50,12 @@ pub(crate) struct Side {
 impl Side {
     /// Our hypervisor, or the one that stands for it.
     pub(crate) fn ours(other: Option<&Path>) -> Self {
-        Self { name: "ours", image: other.map_or_else(images::hypervisor, Path::to_path_buf) }
+        Self { name: OURS, image: other.map_or_else(images::hypervisor, Path::to_path_buf) }
+    }
+
+    /// Whether this is our hypervisor, or the one that stands for it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name == OURS
     }
 
     /// A machine with a kernel as dom0.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `figures` | machines that measure, and reading what they found |
 //! | `parts` | what there is to measure: one domain alone, a pair, Linux, growth |
+//! | `load`, `io` | Linux as the load; its disks and networks |
 //! | `rows` | names, words and aims |
 //! | `table`, `chart`, `docs` | showing it: text and JSON, SVG, `docs/performance.md` |
 //! | `breakdown` | where the instructions of a row go |
@@ -16,6 +17,7 @@ mod chart;
 mod docs;
 mod figures;
 mod growth;
+mod io;
 mod load;
 mod parts;
 mod rows;
@@ -147,6 +149,9 @@ impl BenchArgs {
             for clock in [Some(Clock::Instructions), wall.then_some(Clock::Wall)].into_iter().flatten() {
                 say(&format!("measuring {} on {} ({})", part.title(), side.name, clock.words()));
                 for figure in part.measure(side, clock)? {
+                    if part.has_both_clocks() && figure.nanoseconds > 0 {
+                        table.put(part, number, Clock::Wall, figure.clone());
+                    }
                     table.put(part, number, clock, figure);
                 }
             }
