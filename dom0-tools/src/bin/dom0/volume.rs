@@ -234,7 +234,9 @@ impl Content {
     fn reserve(&mut self, size: usize) -> Result<(), Stop> {
         if self.bytes.len() != size {
             self.filled = 0;
-            self.bytes.try_reserve_exact(size).map_err(|_| Stop::Failed(VolumeError::Disk(DiskError::NoMemory)))?;
+            self.bytes
+                .try_reserve_exact(size)
+                .map_err(|_| Stop::Failed(VolumeError::Disk(DiskError::NoMemory)))?;
             self.bytes.resize(size, 0);
         }
         Ok(())
