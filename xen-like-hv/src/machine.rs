@@ -5,7 +5,7 @@ use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::entry::GuestMode;
-use hv_core::hypercall::guest_ptr::{Checked, access_ok};
+use hv_core::hypercall::guest_ptr::{Checked, access_ok, begins_outside};
 use hv_core::port::{
     BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
     GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
@@ -118,7 +118,7 @@ impl GuestMem for Metal {
 
     #[inline(always)]
     fn read_words<const N: usize>(&self, src: Checked<N>) -> Result<[u64; N], Fault> {
-        // SAFETY: the type says that the range lies outside the hypervisor's area.
+        // SAFETY: the type says that the range does not reach the hypervisor's area if it is read upwards.
         unsafe { words::read(src.address().raw()) }.ok_or(Fault(src.address()))
     }
 
@@ -130,14 +130,18 @@ impl GuestMem for Metal {
 
     #[inline(always)]
     fn copy_small_from_guest(&self, dst: &mut [u8], src: GuestVa) -> Result<(), Fault> {
-        guest_range(src, dst.len())?;
-        // SAFETY: the range lies outside the hypervisor's area.
+        if !begins_outside(src) {
+            return Err(Fault(src));
+        }
+        // SAFETY: the range begins outside the hypervisor's area and is read upwards.
         if unsafe { words::read_bytes(src.raw(), dst) } { Ok(()) } else { Err(Fault(src)) }
     }
 
     #[inline(always)]
     fn copy_small_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
-        guest_range(dst, src.len())?;
+        if !begins_outside(dst) {
+            return Err(Fault(dst));
+        }
         // SAFETY: as above; CR0.WP is set, so read-only pages of the guest fault.
         if unsafe { words::write_bytes(dst.raw(), src) } { Ok(()) } else { Err(Fault(dst)) }
     }

@@ -19,6 +19,12 @@ use crate::error::{Args, Exit, HypercallResult};
 use crate::hypercall::GuestPtr;
 use crate::port::Machine;
 
+/// Whether the first argument asks for [`send_op`], the command that is called all day.
+#[inline(always)]
+pub(crate) fn is_send(args: &Args) -> bool {
+    args.low32(0) == EvtchnOp::Send.raw()
+}
+
 /// The hypercall: `(command, argument)`.
 ///
 /// # Errors
@@ -26,16 +32,6 @@ use crate::port::Machine;
 #[inline(always)]
 pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(1);
-    // First, because it is the one that is called all day.
-    if args.low32(0) == EvtchnOp::Send.raw() {
-        return send_op(cx, at);
-    }
-    slower_op(cx, args, at)
-}
-
-/// Everything but a send, apart so that a send does not carry its stack frame.
-#[inline(never)]
-fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallResult {
     match EvtchnOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
         EvtchnOp::Send => {
             let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
@@ -89,9 +85,13 @@ fn slower_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args, at: u64) -> HypercallR
     }
 }
 
+/// [`event_channel_op`] with [`EvtchnOp::Send`], apart so that it does not carry the others' stack frame.
+///
+/// # Errors
+/// As there.
 #[inline(always)]
-fn send_op<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
-    let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
+pub(crate) fn send_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let op: EvtchnSend = GuestPtr::new(args.get(1))?.read(cx.m)?;
     send::send_inline(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
     Ok(0)
 }

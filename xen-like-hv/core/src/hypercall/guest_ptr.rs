@@ -15,6 +15,24 @@ pub const HYPERVISOR_START: u64 = 0xffff_8000_0000_0000;
 /// First byte after the hypervisor's area.
 pub const HYPERVISOR_END: u64 = 0xffff_8800_0000_0000;
 
+/// An address shifted right by this is [`HYPERVISOR_TOP`] in all of the hypervisor's area, and nowhere else.
+pub const HYPERVISOR_SHIFT: u32 = 43;
+/// What the upper bits of addresses in the hypervisor's area are.
+pub const HYPERVISOR_TOP: u64 = HYPERVISOR_START >> HYPERVISOR_SHIFT;
+const _: () = assert!(HYPERVISOR_END - HYPERVISOR_START == 1 << HYPERVISOR_SHIFT);
+const _: () = assert!(HYPERVISOR_START.is_multiple_of(1 << HYPERVISOR_SHIFT));
+
+/// Whether an access that begins at `va` and goes upwards from there may be tried.
+///
+/// It never reaches the hypervisor's area: below that lies the hole in which no address is canonical, and the first access there
+/// faults. That is one comparison in place of four, for the records that every hypercall reads; a list of which a guest says how
+/// long it is goes through [`access_ok`].
+#[inline(always)]
+#[must_use]
+pub const fn begins_outside(va: GuestVa) -> bool {
+    va.raw() >> HYPERVISOR_SHIFT != HYPERVISOR_TOP
+}
+
 /// Whether a guest may have `len` bytes at `va` accessed for it: canonical, no wrap, outside the hypervisor's area.
 #[must_use]
 pub fn access_ok(va: GuestVa, len: u64) -> bool {
@@ -25,8 +43,8 @@ pub fn access_ok(va: GuestVa, len: u64) -> bool {
     low || high
 }
 
-/// The address of `WORDS` words that a guest may have accessed for it. Only a check makes one, so whoever is given one need
-/// not check again.
+/// The address of `WORDS` words that a guest may have accessed for it, the lowest first. Only a check makes one, so whoever is
+/// given one need not check again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked<const WORDS: usize>(GuestVa);
 
@@ -35,7 +53,7 @@ impl<const WORDS: usize> Checked<WORDS> {
     #[inline(always)]
     #[must_use]
     pub fn new(va: GuestVa) -> Option<Self> {
-        access_ok(va, (WORDS * 8) as u64).then_some(Self(va))
+        begins_outside(va).then_some(Self(va))
     }
 
     /// Where they are.
@@ -44,8 +62,21 @@ impl<const WORDS: usize> Checked<WORDS> {
     pub const fn address(self) -> GuestVa {
         self.0
     }
+}
 
-    /// `REST` of them from word `FROM` on.
+/// A record of `WORDS` words in a list that was checked as a whole, to its last byte: any part of it may be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<const WORDS: usize>(GuestVa);
+
+impl<const WORDS: usize> Record<WORDS> {
+    /// Where it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn address(self) -> GuestVa {
+        self.0
+    }
+
+    /// `REST` of its words from word `FROM` on.
     #[inline(always)]
     #[must_use]
     pub const fn part<const FROM: usize, const REST: usize>(self) -> Checked<REST> {
@@ -78,8 +109,8 @@ impl<const WORDS: usize> CheckedList<WORDS> {
     /// The next record.
     #[inline(always)]
     #[must_use]
-    pub fn first(&self) -> Option<Checked<WORDS>> {
-        (self.left != 0).then_some(Checked(self.at))
+    pub fn first(&self) -> Option<Record<WORDS>> {
+        (self.left != 0).then_some(Record(self.at))
     }
 
     /// Goes on to the one behind it.
@@ -131,9 +162,12 @@ impl<T> GuestPtr<T> {
     /// One value at `va`.
     ///
     /// # Errors
-    /// `EFAULT` where the range is not the guest's to name.
+    /// `EFAULT` where it is not the guest's to name.
+    #[inline(always)]
     pub fn new(va: u64) -> Result<Self, Errno> {
-        Self::array(va, 1)
+        let base = GuestVa::new(va);
+        // Copies go upwards.
+        if begins_outside(base) { Ok(Self { base, count: 1, of: PhantomData }) } else { Err(Errno::Fault) }
     }
 
     /// `count` values at `va`.
@@ -267,13 +301,27 @@ mod tests {
     const LOW_END: u64 = 0x0000_8000_0000_0000;
 
     #[test]
-    fn words_are_checked_to_their_last_byte() {
-        let ok = |va| Checked::<9>::new(GuestVa::new(va)).is_some();
+    fn records_are_checked_to_their_last_byte() {
+        let ok = |va| access_ok(GuestVa::new(va), 72);
         assert!(ok(0) && ok(LOW_END - 72) && ok(HYPERVISOR_END) && ok(u64::MAX - 71));
         for va in
             [LOW_END - 71, LOW_END, HYPERVISOR_START - 8, HYPERVISOR_START, HYPERVISOR_END - 8, u64::MAX - 70]
         {
             assert!(!ok(va), "{va:#x}");
+        }
+    }
+
+    #[test]
+    fn words_begin_outside_of_the_hypervisor() {
+        let ok = |va| Checked::<9>::new(GuestVa::new(va)).is_some();
+        for va in [HYPERVISOR_START, HYPERVISOR_START + 1, HYPERVISOR_END - 8, HYPERVISOR_END - 1] {
+            assert!(!ok(va), "{va:#x}");
+        }
+        // What begins here and is not the guest's faults at its first word.
+        for va in [0, LOW_END - 1, LOW_END, HYPERVISOR_START - 1, HYPERVISOR_END, u64::MAX] {
+            assert!(ok(va), "{va:#x}");
+            let last = access_ok(GuestVa::new(va), 1);
+            assert_eq!(last, crate::regs::is_canonical(va), "{va:#x}: either one's own or not canonical");
         }
     }
 

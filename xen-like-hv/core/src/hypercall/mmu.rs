@@ -101,6 +101,12 @@ impl ListCall {
         Ok(call)
     }
 
+    /// The arguments of a call whose count is 1, so that nothing was done before.
+    #[inline(always)]
+    pub(super) fn single(args: &Args) -> Self {
+        Self { list: args.get(0), count: 1, done_before: 0, done_ptr: args.get(2) }
+    }
+
     /// Whether the arguments are those of [`Self::end`] with things left to give back; then the result.
     pub(super) fn finished(args: &Args) -> Option<HypercallResult> {
         if args.get(0) != 0 || args.low32(1) != MMU_UPDATE_PREEMPTED || args.get(2) != 0 {
@@ -110,6 +116,7 @@ impl ListCall {
         Some(code.map_or(Ok(0), |e| Err(Exit::Err(e))))
     }
 
+    #[inline(always)]
     fn note_done<M: Machine>(&self, cx: &Cx<'_, M>, done: u32) {
         if self.done_ptr != 0 {
             let sum = self.done_before.wrapping_add(done);
@@ -119,6 +126,7 @@ impl ListCall {
     }
 
     /// The call goes on at entry `done`.
+    #[inline(always)]
     pub(super) fn restart<M: Machine>(
         &self,
         cx: &Cx<'_, M>,
@@ -135,6 +143,17 @@ impl ListCall {
 
     /// The call ends with `result` after `done` entries.
     pub(super) fn end<M: Machine>(
+        &self,
+        cx: &Cx<'_, M>,
+        result: Result<(), Errno>,
+        done: u32,
+    ) -> HypercallResult {
+        self.end_inline(cx, result, done)
+    }
+
+    /// [`Self::end`] for a call that is short.
+    #[inline(always)]
+    pub(super) fn end_inline<M: Machine>(
         &self,
         cx: &Cx<'_, M>,
         result: Result<(), Errno>,

@@ -128,6 +128,30 @@ macro_rules! entry {
         }
         entry::<M>
     }};
+    // One command of the call has a way of its own, without the stack frame of the others.
+    ($handler:path, if $is_hot:path => $hot:path) => {{
+        #[inline(never)]
+        extern "C" fn others<M: Machine>(
+            a: u64,
+            b: u64,
+            c: u64,
+            d: u64,
+            e: u64,
+            cx: &mut Cx<'_, M>,
+        ) -> Reply {
+            let result = $handler(cx, &Args([a, b, c, d, e, 0]));
+            reply(cx, result, stringify!($handler))
+        }
+        extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
+            let args = Args([a, b, c, d, e, 0]);
+            if !$is_hot(&args) {
+                return others::<M>(a, b, c, d, e, cx);
+            }
+            let result = $hot(cx, &args);
+            reply(cx, result, stringify!($handler))
+        }
+        entry::<M>
+    }};
 }
 
 #[inline(always)]
@@ -206,12 +230,14 @@ const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
         Hypercall::NmiOp => entry!(callback_op::nmi_op),
         Hypercall::SchedOp => entry!(sched_op::sched_op),
         Hypercall::CallbackOp => entry!(callback_op::callback_op),
-        Hypercall::EventChannelOp => entry!(evtchn::event_channel_op),
+        Hypercall::EventChannelOp => {
+            entry!(evtchn::event_channel_op, if evtchn::is_send => evtchn::send_op)
+        }
         Hypercall::GrantTableOp => entry!(grant::grant_table_op),
         Hypercall::PhysdevOp => entry!(physdev_op::physdev_op),
         Hypercall::MemoryOp => entry!(memory::memory_op),
         Hypercall::MmuUpdate => entry!(mmu::mmu_update),
-        Hypercall::MmuextOp => entry!(mmuext::mmuext_op),
+        Hypercall::MmuextOp => entry!(mmuext::mmuext_op, if mmuext::is_single => mmuext::single),
         Hypercall::UpdateVaMapping => entry!(mmu::update_va_mapping),
         Hypercall::UpdateVaMappingOtherdomain => entry!(mmu::update_va_mapping_otherdomain),
         Hypercall::SetGdt => entry!(entry::descriptors::hypercall_set_gdt),

@@ -13,7 +13,7 @@
 use pv_abi::errno::Errno;
 use pv_abi::mmu::MulticallEntry;
 
-use super::guest_ptr::{Checked, CheckedList};
+use super::guest_ptr::{CheckedList, Record};
 use super::{Table, handler_of};
 use crate::cx::Cx;
 use crate::error::{Args, Exit, HypercallResult};
@@ -23,6 +23,7 @@ use crate::port::Machine;
 ///
 /// # Errors
 /// `EFAULT` where the list cannot be read or a result cannot be written; the entries before that one were carried out.
+#[inline(always)]
 pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let mut list = CheckedList::new(args.get(0), u64::from(args.low32(1)))?;
     while let Some(entry) = list.first() {
@@ -46,7 +47,7 @@ pub fn multicall<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult
 #[cold]
 fn end_early<M: Machine>(
     cx: &mut Cx<'_, M>,
-    entry: Checked<WORDS>,
+    entry: Record<WORDS>,
     list: &CheckedList<WORDS>,
     words: [u64; 7],
 ) -> Result<Exit, Errno> {

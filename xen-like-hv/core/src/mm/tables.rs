@@ -43,6 +43,7 @@ impl From<Errno> for TableError {
 
 impl TableError {
     /// The end of a hypercall that goes on with `args` where it must be made again.
+    #[inline(always)]
     #[must_use]
     pub fn exit(self, args: &Args) -> Exit {
         match self {

@@ -16,7 +16,7 @@ use core::mem::offset_of;
 
 use hv_core::UserRegs;
 use hv_core::entry::{Gate, TrapGate, VcpuEntry};
-use hv_core::hypercall::guest_ptr::{HYPERVISOR_END, HYPERVISOR_START};
+use hv_core::hypercall::guest_ptr::{HYPERVISOR_SHIFT, HYPERVISOR_TOP};
 use hv_core::mm::VcpuMm;
 use hv_core::regs::TRAP_SYSCALL;
 use pv_abi::hypercall::Hypercall;
@@ -34,11 +34,6 @@ pub(crate) const MAX_STUBS: usize = 64;
 const SYSCALL_STUB_BYTES: usize = 64;
 /// Bytes between two vector stubs.
 const VECTOR_STUB_BYTES: usize = 16;
-
-/// An address shifted right by this is one number in all of the hypervisor's area, and nowhere else.
-const HYPERVISOR_SHIFT: u32 = 43;
-const _: () = assert!(HYPERVISOR_END - HYPERVISOR_START == 1 << HYPERVISOR_SHIFT);
-const _: () = assert!(HYPERVISOR_START.is_multiple_of(1 << HYPERVISOR_SHIFT));
 
 /// The first four of its five bytes.
 const EMULATE_PREFIX_WORD: u32 = {
@@ -510,7 +505,7 @@ global_asm!(
     in_syscall = const IretFlags::IN_SYSCALL.bits(),
     emulate_prefix = const EMULATE_PREFIX_WORD,
     hypervisor_shift = const HYPERVISOR_SHIFT,
-    hypervisor_top = const HYPERVISOR_START >> HYPERVISOR_SHIFT,
+    hypervisor_top = const HYPERVISOR_TOP,
     entry = const offset_of!(CpuInfo, entry),
     traps = const offset_of!(CpuInfo, traps),
     mm = const offset_of!(CpuInfo, mm),

@@ -1,7 +1,10 @@
 //! A few words between guest and hypervisor, without the cost of a call: what hot paths use in place of `guest_copy`.
 //!
-//! Each access is one instruction that is registered in `.fixup_table`: where it faults, execution goes on behind it with
-//! `failed` set. SMAP is lifted around the accesses by the sites that `stubs` patches.
+//! Each access is one instruction that is registered in `.fixup_table`. Where a load faults, execution goes on behind it with
+//! `failed` set; where a store faults, nothing more is stored. SMAP is lifted around the accesses by the sites that `stubs` patches.
+//!
+//! Callers check where a range begins. One that begins below the hypervisor's area and reaches in begins in the hole that is not
+//! canonical: the first access faults. The loads behind it read the first words of the M2P, which guests may read, and are dropped.
 #![expect(unsafe_code, reason = "accesses guest memory that may not be there")]
 
 use core::arch::asm;
@@ -67,57 +70,24 @@ unsafe fn load_half(at: u64, failed: &mut u32) -> u32 {
     value
 }
 
-/// Stores a word at `base + OFFSET`; a fault sets `failed`.
-///
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-unsafe fn store<const OFFSET: usize>(base: u64, value: u64, failed: &mut u32) {
-    // SAFETY: writes memory that the hypervisor does not own, or goes on at 4; CR0.WP is set.
-    unsafe {
-        asm!(
-            "2: mov [{base} + {offset}], {value}",
-            "3:",
-            ".pushsection .fixup_table, \"a\", @progbits",
-            ".quad 2b, 4f",
-            ".popsection",
-            ".pushsection .text.fixup, \"ax\", @progbits",
-            "4: mov {failed:e}, 1",
-            "jmp 3b",
-            ".popsection",
-            value = in(reg) value,
-            base = in(reg) base,
-            failed = inout(reg) *failed,
-            offset = const OFFSET,
-            options(nostack)
-        );
-    }
-}
-
-/// Stores 32 bits; a fault sets `failed`.
-///
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-unsafe fn store_half(at: u64, value: u32, failed: &mut u32) {
-    // SAFETY: as in `store`.
-    unsafe {
-        asm!(
-            "2: mov [{at}], {value:e}",
-            "3:",
-            ".pushsection .fixup_table, \"a\", @progbits",
-            ".quad 2b, 4f",
-            ".popsection",
-            ".pushsection .text.fixup, \"ax\", @progbits",
-            "4: mov {failed:e}, 1",
-            "jmp 3b",
-            ".popsection",
-            value = in(reg) value,
-            at = in(reg) at,
-            failed = inout(reg) *failed,
-            options(nostack)
-        );
-    }
+/// Stores a word at `base + OFFSET`, or goes on at the block after a fault.
+macro_rules! store {
+    ($base:expr, $offset:expr, $value:literal, $word:expr, $failed:block) => {
+        // SAFETY: the caller vouches for the range: memory that the hypervisor does not own, or a fault; CR0.WP is set.
+        unsafe {
+            asm!(
+                concat!("2: mov [{base} + {offset}], ", $value),
+                ".pushsection .fixup_table, \"a\", @progbits",
+                ".quad 2b, {failed}",
+                ".popsection",
+                value = in(reg) $word,
+                base = in(reg) $base,
+                offset = const $offset,
+                failed = label $failed,
+                options(nostack)
+            );
+        }
+    };
 }
 
 /// Opens guest memory to the hypervisor.
@@ -170,7 +140,7 @@ macro_rules! each_word {
 /// Reads words of the guest, ascending; `None` after a fault.
 ///
 /// # Safety
-/// The range lies outside the hypervisor's area.
+/// The range begins outside the hypervisor's area.
 #[inline(always)]
 pub(crate) unsafe fn read<const N: usize>(at: u64) -> Option<[u64; N]> {
     const { assert!(N <= MOST_WORDS) };
@@ -197,19 +167,20 @@ pub(crate) unsafe fn read<const N: usize>(at: u64) -> Option<[u64; N]> {
 #[inline(always)]
 pub(crate) unsafe fn write<const N: usize>(at: u64, words: &[u64; N]) -> bool {
     const { assert!(N <= MOST_WORDS) };
-    let mut failed = 0;
     open();
     macro_rules! one {
         ($index:literal) => {
             if $index < N {
-                // SAFETY: the caller vouches for the range.
-                unsafe { store::<{ $index * 8 }>(at, words[$index], &mut failed) };
+                store!(at, $index * 8, "{value}", words[$index], {
+                    close();
+                    return false;
+                });
             }
         };
     }
     each_word!(one);
     close();
-    failed == 0
+    true
 }
 
 /// Reads bytes of the guest whose number the compiler knows, a multiple of four; `false` after a fault.
@@ -247,21 +218,26 @@ pub(crate) unsafe fn read_bytes(at: u64, dst: &mut [u8]) -> bool {
 /// As [`read`].
 #[inline(always)]
 pub(crate) unsafe fn write_bytes(at: u64, src: &[u8]) -> bool {
-    let mut failed = 0;
     open();
     macro_rules! one {
         ($index:literal) => {
             if let Some(word) = src.get($index * 8..$index * 8 + 8).and_then(|b| b.first_chunk()) {
-                // SAFETY: the caller vouches for the range.
-                unsafe { store::<{ $index * 8 }>(at, u64::from_le_bytes(*word), &mut failed) };
+                store!(at, $index * 8, "{value}", u64::from_le_bytes(*word), {
+                    close();
+                    return false;
+                });
             }
         };
     }
     each_word!(one);
     if let Some(half) = src.get(src.len() & !7..).and_then(|b| b.first_chunk()) {
-        // SAFETY: as above: the last four bytes of the range.
-        unsafe { store_half(at + (src.len() as u64 & !7), u32::from_le_bytes(*half), &mut failed) };
+        // The last four bytes of the range.
+        let at = at + (src.len() as u64 & !7);
+        store!(at, 0, "{value:e}", u32::from_le_bytes(*half), {
+            close();
+            return false;
+        });
     }
     close();
-    failed == 0
+    true
 }
