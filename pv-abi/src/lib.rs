@@ -15,6 +15,7 @@
 #[macro_use]
 mod macros;
 
+mod atomic;
 pub mod callback;
 pub mod console;
 pub mod domctl;

@@ -5,9 +5,9 @@
 
 use crate::arch::uart::Uart;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use hv_core::cmdline::{ConsoleChoice, Options};
-use hv_sync::{SpinLock, rank};
+use hv_sync::{ByteQueue, SpinLock, rank};
 use pv_abi::ids::DomId;
 
 /// Bytes the ring keeps.
@@ -157,43 +157,10 @@ const fn is_plain(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~')
 }
 
-/// A queue of bytes with one writer at a time and one reader at a time.
-struct Queue<const N: usize> {
-    bytes: [AtomicU8; N],
-    head: AtomicUsize,
-    tail: AtomicUsize,
-}
-
-impl<const N: usize> Queue<N> {
-    const fn new() -> Self {
-        Queue { bytes: [const { AtomicU8::new(0) }; N], head: AtomicUsize::new(0), tail: AtomicUsize::new(0) }
-    }
-
-    /// Adds a byte; a full queue loses it.
-    fn push(&self, byte: u8) {
-        let head = self.head.load(Ordering::Relaxed);
-        if head.wrapping_sub(self.tail.load(Ordering::Acquire)) < N {
-            self.bytes[head % N].store(byte, Ordering::Relaxed);
-            self.head.store(head.wrapping_add(1), Ordering::Release);
-        }
-    }
-
-    fn pop(&self) -> Option<u8> {
-        let tail = self.tail.load(Ordering::Relaxed);
-        (tail != self.head.load(Ordering::Acquire)).then(|| {
-            let byte = self.bytes[tail % N].load(Ordering::Relaxed);
-            self.tail.store(tail.wrapping_add(1), Ordering::Release);
-            byte
-        })
-    }
-}
-
 /// What the interrupt handler received. Read by the debug keys.
-static RECEIVED: Queue<1024> = Queue::new();
-/// What is dom0's. Written by the debug keys, read by hypercalls.
-static FOR_DOM0: Queue<4096> = Queue::new();
-/// Keeps dom0's vcpus apart when they read; handlers do not take it.
-static READER: AtomicBool = AtomicBool::new(false);
+static RECEIVED: ByteQueue<1024> = ByteQueue::new();
+/// What is dom0's. Written by the debug keys, read by hypercalls of any of its vcpus.
+static FOR_DOM0: ByteQueue<4096> = ByteQueue::new();
 
 /// Has input announced by interrupt.
 pub(crate) fn enable_input() {
@@ -206,7 +173,8 @@ pub(crate) fn enable_input() {
 pub(crate) fn receive() {
     let uart = Uart::com1();
     while let Some(byte) = uart.receive() {
-        RECEIVED.push(byte);
+        // What does not fit is lost.
+        let _ = RECEIVED.push(byte);
     }
 }
 
@@ -217,15 +185,11 @@ pub(crate) fn next_received() -> Option<u8> {
 
 /// Hands a byte to dom0; see [`next_received`] for who calls.
 pub(crate) fn give_to_dom0(byte: u8) {
-    FOR_DOM0.push(byte);
+    // What does not fit is lost, as on any serial line.
+    let _ = FOR_DOM0.push(byte);
 }
 
 /// The next byte for dom0.
 pub(crate) fn read_byte() -> Option<u8> {
-    if READER.swap(true, Ordering::Acquire) {
-        return None;
-    }
-    let byte = FOR_DOM0.pop();
-    READER.store(false, Ordering::Release);
-    byte
+    FOR_DOM0.pop()
 }

@@ -103,7 +103,7 @@ fn show_pcpus() {
             "hv:   pcpu {cpu}: APIC {:#x}, {} interrupts, {} TLB flushes, deadline {} ns",
             r.apic_id.load(Ordering::Relaxed),
             r.interrupts.load(Ordering::Relaxed),
-            r.flush_done.load(Ordering::Relaxed),
+            r.flushes.served(),
             r.deadline_ns.load(Ordering::Relaxed)
         );
     }

@@ -6,16 +6,16 @@
 use crate::arch::time;
 use crate::console;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 use hv_core::cmdline::{LogLevel, Options};
+use hv_sync::{Budget, Rate};
 use log::{Level, LevelFilter, Metadata, Record};
 
 /// The target of messages that guests can trigger.
 pub(crate) const GUEST: &str = "guest";
 
-/// Messages a guest may cause in a burst, and nanoseconds until one more is allowed.
-const BURST: u64 = 300;
-const REFILL_NS: u64 = 20_000_000;
+/// Messages that guests may cause.
+const GUEST_RATE: Rate = Rate { burst: 300, refill_ns: 20_000_000 };
 
 static OWN_LEVEL: AtomicU8 = AtomicU8::new(3);
 static GUEST_LEVEL: AtomicU8 = AtomicU8::new(2);
@@ -81,22 +81,11 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// When the budget would be full again, in the clock's nanoseconds.
-static BUDGET_FULL_AT: AtomicU64 = AtomicU64::new(0);
-static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
+static GUEST_BUDGET: Budget = Budget::new();
 
 /// Takes one message out of the guests' budget.
 pub(crate) fn within_budget() -> bool {
-    let now = time::now_ns();
-    let taken = BUDGET_FULL_AT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-        let next = full_at.max(now) + REFILL_NS;
-        (next - now <= BURST * REFILL_NS).then_some(next)
-    });
-    if taken.is_err() {
-        SUPPRESSED.fetch_add(1, Ordering::Relaxed);
-        return false;
-    }
-    let suppressed = SUPPRESSED.swap(0, Ordering::Relaxed);
+    let Some(suppressed) = GUEST_BUDGET.take(GUEST_RATE, time::now_ns()) else { return false };
     if suppressed > 0 {
         let mut line = Line::default();
         let _ = write!(line, "hv: {suppressed} messages caused by guests were suppressed");

@@ -171,7 +171,7 @@ impl Tlb for Metal {
     }
 
     fn stale_since(&self, cpus: CpuMask, stamp: u64) -> CpuMask {
-        let stale = |c: &PcpuId| tlb::last_flush(usize::try_from(c.raw()).unwrap_or(0)) <= stamp;
+        let stale = |c: &PcpuId| !tlb::has_forgotten(usize::try_from(c.raw()).unwrap_or(0), stamp);
         cpus.iter().filter(stale).fold(CpuMask::EMPTY, |mask, c| mask.union(CpuMask::of(c)))
     }
 }

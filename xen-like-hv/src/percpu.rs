@@ -7,6 +7,7 @@
 use crate::arch::entry::cpu_info::{self, CpuInfo};
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hv_sync::{FlushNote, Tickets};
 
 /// Most pcpus that are used. Masks of pcpus are `u64`.
 pub(crate) const MAX_PCPUS: usize = 64;
@@ -27,11 +28,9 @@ pub(crate) struct PerCpu {
     /// Machine address of the page with the hypervisor's own descriptors; written once, before the pcpu starts.
     pub(crate) descriptors: AtomicU64,
     /// Flush clock at the start of the last full flush, written by this pcpu.
-    pub(crate) last_flush: AtomicU64,
-    /// Tickets drawn for a TLB flush of this pcpu, by those who want one.
-    pub(crate) flush_requested: AtomicU64,
-    /// The last ticket served, written by this pcpu.
-    pub(crate) flush_done: AtomicU64,
+    pub(crate) last_flush: FlushNote,
+    /// Requests for a TLB flush of this pcpu.
+    pub(crate) flushes: Tickets,
     /// Device interrupts, by global system interrupt, that arrived here and were not handed on.
     pub(crate) pirq_pending: [AtomicU64; 4],
     /// When the APIC timer is to fire, in the clock's nanoseconds; 0 for never. Written by this pcpu.
@@ -49,9 +48,8 @@ impl PerCpu {
             acpi_id: AtomicU32::new(0),
             online: AtomicBool::new(false),
             descriptors: AtomicU64::new(0),
-            last_flush: AtomicU64::new(0),
-            flush_requested: AtomicU64::new(0),
-            flush_done: AtomicU64::new(0),
+            last_flush: FlushNote::new(),
+            flushes: Tickets::new(),
             pirq_pending: [const { AtomicU64::new(0) }; 4],
             deadline_ns: AtomicU64::new(0),
             window_entries: AtomicPtr::new(core::ptr::null_mut()),

@@ -6,7 +6,7 @@ use crate::arch::time::{self, timer};
 use crate::arch::{cpu::regs, power};
 use crate::percpu::{self, softirq};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// One check.
 type Check = fn() -> bool;
@@ -65,14 +65,12 @@ fn timer_fires() -> bool {
 }
 
 fn flush() -> bool {
-    let before: Vec<u64> = (0..percpu::count()).map(|c| percpu::record(c).flush_done.load(SeqCst)).collect();
+    let before: Vec<u64> = (0..percpu::count()).map(|c| percpu::record(c).flushes.served()).collect();
     for _ in 0..100 {
         ipi::flush_on(percpu::all_mask());
     }
     let own = percpu::this_cpu();
-    (0..percpu::count())
-        .filter(|&c| c != own)
-        .all(|c| percpu::record(c).flush_done.load(SeqCst) >= before[c] + 100)
+    (0..percpu::count()).filter(|&c| c != own).all(|c| percpu::record(c).flushes.served() >= before[c] + 100)
 }
 
 fn heap() -> bool {

@@ -3,9 +3,10 @@
 //! Indices count without wrapping at the buffer's size. The other side's index is an allegation: a distance larger
 //! than the buffer is an error.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use super::ring::RingError;
+use crate::atomic::{AtomicU8, AtomicU32};
 
 /// A view of one direction. Each side uses either the reading or the writing half.
 #[derive(Clone, Copy, Debug)]

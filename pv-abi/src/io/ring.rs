@@ -17,9 +17,11 @@
 //! hold is an error: the other side is broken or hostile, and the ring must be given up.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::Ordering;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::atomic::{AtomicU32, fence};
 
 /// Word of `req_prod`.
 pub const REQ_PROD: usize = 0;

@@ -6,7 +6,7 @@ use loom::thread;
 
 use hv_core::evtchn::fifo::word::{self, Appended, LINK, LINKED, MASKED, PENDING, WordIo};
 
-use crate::atomic::{AtomicU32, AtomicU64};
+use crate::atomic::{AtomicU32, AtomicU64, Part, without};
 use crate::evtchn::words;
 use crate::explore;
 
@@ -68,18 +68,26 @@ fn a_sender_and_a_guest_that_drains() {
     });
 }
 
+fn send_and_unmask() {
+    let s = Arc::new(Shared::default());
+    s.mask.store(PORT, SeqCst);
+    let other = s.clone();
+    let t = thread::spawn(move || other.send());
+    s.unmask();
+    t.join().unwrap();
+    s.assert_nothing_lost();
+    assert!(s.drain(), "the event comes");
+}
+
 #[test]
 fn a_sender_and_a_guest_that_unmasks() {
-    explore("send and unmask", || {
-        let s = Arc::new(Shared::default());
-        s.mask.store(PORT, SeqCst);
-        let other = s.clone();
-        let t = thread::spawn(move || other.send());
-        s.unmask();
-        t.join().unwrap();
-        s.assert_nothing_lost();
-        assert!(s.drain(), "the event comes");
-    });
+    explore("send and unmask", send_and_unmask);
+}
+
+#[test]
+#[should_panic(expected = "pending, and nobody is told")]
+fn without_fences_an_event_behind_a_mask_is_lost() {
+    without(Part::Fences, || explore("send and unmask without fences", send_and_unmask));
 }
 
 #[test]

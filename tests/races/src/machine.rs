@@ -2,13 +2,14 @@
 
 use crate::atomic::AtomicU64;
 use crate::port::{Cpu, CpuMask, FlushScope, Tlb};
+use crate::sync::flush_note::{FlushClock, FlushNote};
 use core::sync::atomic::Ordering::SeqCst;
 
 /// The flush clock, when the pcpu was flushed, whether the entry is present, and whether a translation is cached.
 #[derive(Debug)]
 pub(crate) struct Machine {
-    pub(crate) clock: AtomicU64,
-    pub(crate) flushed_at: AtomicU64,
+    pub(crate) clock: FlushClock,
+    pub(crate) note: FlushNote,
     pub(crate) entry: AtomicU64,
     pub(crate) cached: AtomicU64,
 }
@@ -16,27 +17,37 @@ pub(crate) struct Machine {
 impl Default for Machine {
     fn default() -> Self {
         let word = AtomicU64::new;
-        Self { clock: word(1), flushed_at: word(0), entry: word(0), cached: word(0) }
+        Self { clock: FlushClock::new(), note: FlushNote::default(), entry: word(0), cached: word(0) }
+    }
+}
+
+impl Machine {
+    /// The pcpu's TLB forgets; what is reachable afterwards is cached again.
+    fn forget(&self) {
+        self.cached.store(self.entry.load(SeqCst), SeqCst);
+    }
+
+    /// The pcpu loads the root below which the entry is.
+    pub(crate) fn load_guest_root(&self) {
+        self.note.load_guest_root(&self.clock, || self.forget());
+    }
+
+    /// The pcpu loads a root without guests.
+    pub(crate) fn leave_guest(&self) {
+        self.note.load_root_without_guest(|| self.cached.store(0, SeqCst));
     }
 }
 
 impl Tlb for Machine {
-    /// As the image does it: the clock, the flush, the note. What is reachable afterwards is cached again.
     fn flush(&self, _cpus: CpuMask, _scope: FlushScope) {
-        let now = self.clock.fetch_add(1, SeqCst) + 1;
-        self.cached.store(self.entry.load(SeqCst), SeqCst);
-        self.flushed_at.store(now, SeqCst);
+        self.note.flush(&self.clock, || self.forget());
     }
     fn flush_clock(&self) -> u64 {
-        self.clock.load(SeqCst)
+        self.clock.now()
     }
     fn stale_since(&self, cpus: CpuMask, stamp: u64) -> CpuMask {
-        if self.flushed_at.load(SeqCst) <= stamp { cpus } else { CpuMask::EMPTY }
+        if self.note.covers(stamp) { CpuMask::EMPTY } else { cpus }
     }
 }
 
-impl Cpu for Machine {
-    fn online(&self) -> CpuMask {
-        CpuMask::from_bits(1)
-    }
-}
+impl Cpu for Machine {}

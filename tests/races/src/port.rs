@@ -1,20 +1,7 @@
-//! The little of hv-core's ports that a flush before a new use needs.
+//! The little of hv-core's ports that flushes and the scheduler need.
 
-/// A set of pcpus: here one or none.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CpuMask(u64);
-
-impl CpuMask {
-    pub(crate) const EMPTY: Self = Self(0);
-
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    pub(crate) const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-}
+pub use hv_core::port::CpuMask;
+use pv_abi::ids::PcpuId;
 
 /// What to drop from a TLB.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +15,22 @@ pub(crate) trait Tlb {
     fn stale_since(&self, cpus: CpuMask, stamp: u64) -> CpuMask;
 }
 
-pub(crate) trait Cpu {
-    fn online(&self) -> CpuMask;
+pub trait Cpu {
+    fn online(&self) -> CpuMask {
+        CpuMask::from_bits(1)
+    }
+    fn pcpu(&self) -> PcpuId {
+        PcpuId::new(0)
+    }
+    fn request_resched(&self) {}
+    fn request_exit_work(&self) {}
+}
+
+pub trait Clock {
+    fn now_ns(&self) -> u64;
+    fn set_deadline(&self, _: Option<u64>) {}
+}
+
+pub trait Notify {
+    fn kick(&self, cpu: PcpuId);
 }

@@ -71,6 +71,8 @@ pub mod frame;
 pub mod grant;
 pub mod hv;
 pub mod hypercall;
+#[cfg(test)]
+mod mixed_walk;
 pub mod mm;
 #[cfg(test)]
 mod models;

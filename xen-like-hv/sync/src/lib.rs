@@ -1,4 +1,13 @@
-//! Locks of the hypervisor: ticket locks with a rank, over `spin`.
+//! What pcpus share: locks with a rank, over `spin`, and a few words that need no lock.
+//!
+//! | without a lock | for |
+//! |---|---|
+//! | [`Tickets`] | requests to a pcpu, such as a TLB flush |
+//! | [`FlushClock`], [`FlushNote`] | which translations a pcpu may still have |
+//! | [`ByteQueue`] | what was typed |
+//! | [`Budget`] | what guests may have logged |
+//!
+//! `tests/races` explores these in every order.
 //!
 //! Every lock has a [`Rank`], declared in [`rank`] with what it protects. A CPU takes locks in ascending rank; two
 //! locks of one rank are taken with [`lock_pair`] in an order that both sides agree on. Debug builds check this per
@@ -10,10 +19,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, loom))]
+#[cfg(test)]
 extern crate std;
 
+mod atomic;
+mod budget;
+mod byte_queue;
+mod flush_note;
 pub mod rank;
+mod tickets;
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -22,7 +36,11 @@ use core::sync::atomic::AtomicU64;
 #[cfg(debug_assertions)]
 use core::sync::atomic::Ordering::Relaxed;
 
+pub use budget::{Budget, Rate};
+pub use byte_queue::ByteQueue;
+pub use flush_note::{FlushClock, FlushNote};
 pub use rank::Rank;
+pub use tickets::Tickets;
 
 /// Most CPUs whose held ranks are tracked in debug builds.
 pub const MAX_CPUS: usize = 64;

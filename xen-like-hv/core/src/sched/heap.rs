@@ -120,7 +120,7 @@ impl<T: Item> Heap<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use alloc::rc::Rc;

@@ -3,12 +3,12 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use hv_sync::{Guard, SpinLock, rank};
 
 use super::heap::{Heap, Item};
 use super::timers::TimerQueue;
+use crate::atomic::{AtomicBool, AtomicU64};
 use crate::port::CpuMask;
 use crate::vcpu::Vcpu;
 

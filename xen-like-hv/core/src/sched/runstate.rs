@@ -4,9 +4,10 @@
 //! that is left. One writer at a time (the holder of the runqueue's lock); readers retry while a change is on.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 use pv_abi::vcpu::{Runstate, VcpuRunstateInfo};
+
+use crate::atomic::{AtomicU32, AtomicU64, fence, relax};
 
 /// The clock of a vcpu's states.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl Default for RunstateClock {
             version: AtomicU32::new(0),
             state: AtomicU32::new(Runstate::Offline.raw()),
             entered: AtomicU64::new(0),
-            time: [const { AtomicU64::new(0) }; 4],
+            time: core::array::from_fn(|_| AtomicU64::new(0)),
         }
     }
 }
@@ -79,7 +80,7 @@ impl RunstateClock {
             if before & 1 == 0 && self.version.load(Relaxed) == before {
                 return info;
             }
-            hv_sync::relax();
+            relax();
         }
     }
 
@@ -107,7 +108,7 @@ impl RunstateClock {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -11,7 +11,6 @@
 //! `home` names, and `home` itself under the lock of the queue that is left.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 
 use pv_abi::ids::PcpuId;
 
@@ -20,6 +19,7 @@ use super::heap::NOWHERE;
 use super::policy::DEFAULT_WEIGHT;
 use super::runstate::RunstateClock;
 use super::timers::VcpuTimers;
+use crate::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize};
 use crate::port::CpuMask;
 
 /// Why a vcpu must not run; it runs when none is set.

@@ -13,13 +13,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 
 use pv_abi::ids::PcpuId;
 
 use super::heap::{Heap, Item, NOWHERE};
 use super::queue::{NEVER, Queue};
 use super::{SchedPorts, Scheduler};
+use crate::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use crate::vcpu::Vcpu;
 
 /// The period with which a vcpu's periodic timer starts.

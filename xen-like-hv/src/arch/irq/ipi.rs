@@ -7,17 +7,11 @@
 use super::{apic, vectors};
 use crate::arch::mm::tlb;
 use crate::percpu;
-use core::sync::atomic::Ordering;
 use hv_core::port::CpuMask;
 
 /// Serves what others asked of this pcpu's TLB. Called by the interrupt handler and by every spin loop.
 pub(crate) fn serve_flush() {
-    let this = percpu::this();
-    let wanted = this.flush_requested.load(Ordering::SeqCst);
-    if this.flush_done.load(Ordering::Relaxed) != wanted {
-        tlb::flush_local();
-        this.flush_done.store(wanted, Ordering::SeqCst);
-    }
+    percpu::this().flushes.serve(tlb::flush_local);
 }
 
 /// Flushes what the TLBs of the pcpus in `mask` have of guests, and returns when all have done so.
@@ -36,14 +30,14 @@ pub(crate) fn flush_on(mask: u64) {
 fn flush_with_others(others: u64, this_too: bool) {
     let mut tickets = [0u64; percpu::MAX_PCPUS];
     for cpu in bits(others) {
-        tickets[cpu] = percpu::record(cpu).flush_requested.fetch_add(1, Ordering::SeqCst) + 1;
+        tickets[cpu] = percpu::record(cpu).flushes.draw();
         apic::send(cpu, vectors::FLUSH);
     }
     if this_too {
         tlb::flush_local();
     }
     for cpu in bits(others) {
-        while percpu::record(cpu).flush_done.load(Ordering::SeqCst) < tickets[cpu] {
+        while !percpu::record(cpu).flushes.is_served(tickets[cpu]) {
             hv_sync::relax();
         }
     }
