@@ -11,10 +11,13 @@ use super::leaf::Rights;
 use super::ptwr::{self, Instruction};
 use super::update::{LockedTable, Store, update_l1};
 use super::walk::{self, Found};
+use crate::Hypervisor;
 use crate::cx::Cx;
+use crate::domain::Domain;
 use crate::entry::GuestMode;
 use crate::port::{FlushScope, Machine};
 use crate::regs::GUEST_CS64;
+use crate::vcpu::Vcpu;
 
 /// What becomes of a guest's page fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +82,7 @@ pub fn guest_page_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_code:
 #[inline(never)]
 fn guest_protection_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_code: u32) -> FaultOutcome {
     let mode = cx.vcpu.entry.mode();
-    let root = match mode {
-        GuestMode::Kernel => cx.vcpu.mm.kernel_root(),
-        GuestMode::User => cx.vcpu.mm.user_root(),
-    };
-    let frames = &cx.hv.frames;
-    let found = root.and_then(|root| walk::find_l1(frames, cx.m, cx.dom.id, root, va));
-    let entry = found
-        .and_then(|f| Some((walk::entry(frames, cx.m, cx.dom.id, f.table, Level::L1, f.index)?, f.path)));
+    let entry = entry_now(cx.hv, cx.m, cx.dom, cx.vcpu, va);
     match (classify(error_code, mode, entry), entry) {
         (Class::Spurious, _) => {
             cx.m.flush_local(FlushScope::Page(va));
@@ -97,6 +93,38 @@ fn guest_protection_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_cod
         }
         _ => FaultOutcome::Inject,
     }
+}
+
+/// Whether the hypervisor's own access to a guest's memory met a stale translation only, so that it may be tried again.
+///
+/// A guest need not flush where it gives itself a right: who still has the old translation takes a fault, and looks. The
+/// hypervisor reads and writes through the same translations.
+#[must_use]
+pub fn own_access_was_stale<M: Machine>(
+    hv: &Hypervisor,
+    m: &M,
+    (dom, vcpu): (&Domain, &Vcpu),
+    va: GuestVa,
+    error_code: u32,
+) -> bool {
+    let entry = entry_now(hv, m, dom, vcpu, va);
+    error_code & code::PRESENT != 0 && classify(error_code, vcpu.entry.mode(), entry) == Class::Spurious
+}
+
+/// The L1 entry that an address has in the tables that are loaded, and what the levels above it allow.
+fn entry_now<M: Machine>(
+    hv: &Hypervisor,
+    m: &M,
+    dom: &Domain,
+    vcpu: &Vcpu,
+    va: GuestVa,
+) -> Option<(Pte, PteFlags)> {
+    let root = match vcpu.entry.mode() {
+        GuestMode::Kernel => vcpu.mm.kernel_root(),
+        GuestMode::User => vcpu.mm.user_root(),
+    };
+    let found = walk::find_l1(&hv.frames, m, dom.id, root?, va)?;
+    Some((walk::entry(&hv.frames, m, dom.id, found.table, Level::L1, found.index)?, found.path))
 }
 
 /// Carries out a store to an L1 of the domain, which `mapping` maps read-only at `va`.

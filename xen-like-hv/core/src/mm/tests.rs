@@ -583,6 +583,26 @@ fn world_with_mapped_table() -> World {
     w
 }
 
+/// The hypervisor writes through the guest's translations, and a right that was just given may not be in them yet.
+#[test]
+fn an_own_access_is_tried_again_where_the_tables_allow_it() {
+    use pv_abi::ids::GuestVa;
+    let w = world_with_mapped_table();
+    w.poke(w.mfn(3), 7, pte(w.mfn(20), RW));
+    let stale = |va: u64, error: u32| {
+        let who = (&*w.guests[0].dom, &*w.guests[0].vcpu);
+        super::fault::own_access_was_stale(&w.w.hv, w.m(), who, GuestVa::new(va), error)
+    };
+    const READ: u32 = 1;
+    const WRITE: u32 = 3;
+    assert!(stale(0x7000, WRITE) && stale(0x7008, READ), "a writable page");
+    assert!(stale(0x6000, READ) && !stale(0x6000, WRITE), "a read-only page");
+    assert!(!stale(0x4000, WRITE), "a table: the store is for the guest's own instructions");
+    assert!(!stale(0x9000, READ) && !stale(0x8000_0000_0000, READ), "nothing there");
+    assert!(!stale(0x7000, WRITE - READ), "an absent page is never in the way for long");
+    assert!(!stale(0x7000, WRITE | 1 << 3) && !stale(0x7000, WRITE | 1 << 5), "reserved bits, keys");
+}
+
 const MOV: [u8; 3] = [0x48, 0x89, 0x07];
 
 #[test]

@@ -5,17 +5,20 @@
 #![expect(unsafe_code, reason = "called by the stubs; reads debug and segment registers")]
 
 use hv_core::UserRegs;
+use hv_core::mm::fault::own_access_was_stale;
 use hv_core::regs::{RFLAGS_TF, TRAP_SYSCALL};
+use pv_abi::ids::GuestVa;
 
 use super::cpu_info::{CpuInfo, cpu_info_address};
-use super::current::cpu_info;
+use super::current::{cpu_info, current};
 use super::stubs;
 use crate::arch::cpu::regs;
-use crate::{console, panic};
+use crate::{console, panic, state};
 
 /// First vector that is not the CPU's own.
 pub(crate) const EXCEPTIONS: u32 = 32;
 const NMI: u32 = 2;
+const PAGE_FAULT: u32 = 14;
 
 // SAFETY: the linker script defines both.
 unsafe extern "C" {
@@ -71,13 +74,27 @@ extern "C" fn hypervisor_trap(frame: &mut UserRegs) -> usize {
         return 0;
     }
     if let Some(to) = fixup_of(frame.rip) {
-        frame.rip = to;
+        if vector != PAGE_FAULT || !was_stale(frame.error_code) {
+            frame.rip = to;
+        }
         return 0;
     }
     if stubs::is_guest_iretq(frame.rip) {
         return return_failed(frame);
     }
     panic::exception(frame, regs::read_cr2())
+}
+
+/// Whether a page fault of a registered access was due to a stale translation, which is gone then.
+fn was_stale(error_code: u32) -> bool {
+    let va = GuestVa::new(regs::read_cr2());
+    let stale = state::hypervisor()
+        .zip(current())
+        .is_some_and(|(hv, c)| own_access_was_stale(hv, &state::MACHINE, (&c.dom, &c.vcpu), va, error_code));
+    if stale {
+        regs::invlpg(va.raw());
+    }
+    stale
 }
 
 /// IRETQ to the guest faulted. Its frame is still in `CpuInfo.regs`; the general registers had been loaded and are in the
