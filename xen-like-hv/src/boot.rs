@@ -104,7 +104,11 @@ fn init_boot_cpu() -> ! {
 /// The rest of the boot, on the boot processor's own stack.
 extern "C" fn continue_boot() -> ! {
     percpu::set_ready();
-    hv_sync::install(hv_sync::Hooks { relax: ipi::serve_flush, cpu: percpu::this_cpu });
+    hv_sync::install(hv_sync::Hooks {
+        relax: ipi::serve_flush,
+        cpu: percpu::this_cpu,
+        heap: crate::heap::room,
+    });
     init_interrupts();
     time::init();
     let limit = options().maxcpus.and_then(|n| usize::try_from(n).ok()).unwrap_or(percpu::MAX_PCPUS);

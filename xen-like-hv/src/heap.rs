@@ -2,7 +2,8 @@
 //!
 //! Allocations come from a region sized by the machine's memory. Those of [`LARGE`] bytes or more take frames from the
 //! boot allocator as long as it has some, and give them back when freed: a decompressed kernel must not claim a share
-//! for ever. Exhaustion is an error the caller sees (`try_reserve`), never more than that.
+//! for ever. What grows because a guest asks for it asks first whether the heap is short, and reserves ([`HeapRoom`]); the rest is
+//! for short allocations that cannot fail.
 #![expect(unsafe_code, reason = "a global allocator")]
 
 use crate::arch::mm::boot_alloc;
@@ -10,7 +11,7 @@ use crate::arch::mm::layout::{PAGE, direct_map};
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 use hv_core::boot_memory::Range;
-use hv_sync::{SpinLock, rank};
+use hv_sync::{HeapRoom, SpinLock, rank};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
@@ -55,6 +56,12 @@ pub(crate) fn init() {
 pub(crate) fn usage() -> (usize, usize) {
     let small = SMALL.lock();
     (small.size, small.used)
+}
+
+/// The same for the core, which lets guests have what the hypervisor itself does not need.
+pub(crate) fn room() -> HeapRoom {
+    let (size, used) = usage();
+    HeapRoom { size, used }
 }
 
 /// The global allocator.

@@ -35,7 +35,7 @@ macro_rules! seeded {
     };
 }
 
-/// Whether a test wants this allocation to fail; `false` where it is no test.
+/// Whether the heap is too full to allocate what a guest asks for. In a test: whether this allocation is to fail.
 #[cfg(test)]
 macro_rules! memory_is_short {
     () => {
@@ -44,6 +44,20 @@ macro_rules! memory_is_short {
 }
 #[cfg(not(test))]
 macro_rules! memory_is_short {
+    () => {
+        hv_sync::heap().is_short()
+    };
+}
+
+/// Whether a test wants this allocation of frames to fail; `false` where it is no test.
+#[cfg(test)]
+macro_rules! frames_are_short {
+    () => {
+        crate::seeded::allocation_fails()
+    };
+}
+#[cfg(not(test))]
+macro_rules! frames_are_short {
     () => {
         false
     };

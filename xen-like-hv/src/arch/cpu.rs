@@ -9,4 +9,6 @@ pub(crate) mod smp;
 
 mod guest_state;
 
-pub(crate) use guest_state::{has_xsave, load_xcr0, set_guest_cr4, set_task_switched, write_debug_register};
+pub(crate) use guest_state::{
+    has_xsave, keeps_fpu_pointers, load_xcr0, set_guest_cr4, set_task_switched, write_debug_register,
+};

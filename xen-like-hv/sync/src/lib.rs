@@ -45,13 +45,46 @@ pub use tickets::Tickets;
 /// Most CPUs whose held ranks are tracked in debug builds.
 pub const MAX_CPUS: usize = 64;
 
-/// What a spinning CPU calls and how it finds its own number.
+/// What the image does for code that is free of hardware.
 #[derive(Clone, Copy)]
 pub struct Hooks {
     /// Called on each turn of a spin loop.
     pub relax: fn(),
     /// Number of the calling CPU, below [`MAX_CPUS`].
     pub cpu: fn() -> usize,
+    /// How full the hypervisor's heap is.
+    pub heap: fn() -> HeapRoom,
+}
+
+/// How much the hypervisor's heap holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeapRoom {
+    /// Bytes in all.
+    pub size: usize,
+    /// Bytes in use.
+    pub used: usize,
+}
+
+impl HeapRoom {
+    /// Whether nothing more may be allocated because a guest asks for it. Some allocations cannot fail: short ones of the
+    /// hypervisor's own. What is kept for them covers the largest of the others too, so that a guest never exhausts the
+    /// heap, whatever it is allowed to have.
+    #[must_use]
+    pub const fn is_short(self) -> bool {
+        self.size.saturating_sub(self.used) < self.size / 8 * 3
+    }
+
+    /// The most that one kind of record of one domain may take.
+    #[must_use]
+    pub const fn share(self) -> usize {
+        self.size / 8
+    }
+}
+
+/// How full the heap is; before there is one, it is as large as can be.
+#[must_use]
+pub fn heap() -> HeapRoom {
+    HOOKS.get().map_or(HeapRoom { size: usize::MAX, used: 0 }, |h| (h.heap)())
 }
 
 static HOOKS: spin::Once<Hooks> = spin::Once::new();
@@ -219,11 +252,25 @@ mod tests {
 
     fn with_hooks(f: impl FnOnce() + std::panic::UnwindSafe) -> std::thread::Result<()> {
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        install(Hooks { relax: || {}, cpu: || 0 });
+        install(Hooks { relax: || {}, cpu: || 0, heap: || HeapRoom { size: 0, used: 0 } });
         let r = std::panic::catch_unwind(f);
         #[cfg(debug_assertions)]
         HELD[0].store(0, Relaxed);
         r
+    }
+
+    #[test]
+    fn what_guests_ask_for_leaves_room_for_what_cannot_fail() {
+        for size in [8 << 20, 192 << 20] {
+            for piece in [64, 16 << 10, size / 8] {
+                let mut heap = HeapRoom { size, used: 0 };
+                while !heap.is_short() {
+                    heap.used += piece;
+                }
+                // The old and the new of a list that grew by the piece were there at once.
+                assert!(size - heap.used > size / 8, "{size} {piece}");
+            }
+        }
     }
 
     #[test]

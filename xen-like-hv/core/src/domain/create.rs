@@ -66,6 +66,10 @@ pub fn create<M: Machine>(hv: &Hypervisor, m: &M, id: DomId, config: &Config) ->
     if config.max_vcpus == 0 || config.max_vcpus > MAX_VCPUS {
         return Err(Errno::Inval);
     }
+    // The domain's own record is made of allocations that cannot fail.
+    if memory_is_short!() {
+        return Err(Errno::NoMem);
+    }
     let mem = hv.frames.create_memory(id, config.max_pages)?;
     let Some(shared_info) = hv.frames.alloc_hypervisor(m) else {
         let _closed = hv.frames.close_memory(&mem);
@@ -103,11 +107,13 @@ fn undo(hv: &Hypervisor, dom: &Domain) {
     let _closed = hv.frames.close_memory(&dom.mem);
 }
 
-/// Event channels and grants as far as the configuration allows.
+/// Event channels and grants as far as the configuration and the hypervisor's heap allow.
 fn limit_services(dom: &Domain, config: &Config) {
     dom.events.set_limit(config.max_evtchn_port);
     let size = |n: Option<u32>| n.and_then(|n| usize::try_from(n).ok());
-    dom.grants.set_limits(size(config.max_grant_frames), size(config.max_maptrack_frames));
+    let maptrack = size(config.max_maptrack_frames).unwrap_or(grant::DEFAULT_MAX_MAPTRACK_FRAMES);
+    let affordable = grant::maptrack_frames_within(hv_sync::heap().share());
+    dom.grants.set_limits(size(config.max_grant_frames), Some(maptrack.min(affordable)));
 }
 
 /// The first state of shared-info: no vcpu wants an upcall.
@@ -126,6 +132,9 @@ fn mask_all_upcalls<M: Machine>(m: &M, dom: &Domain) {
 pub fn add_vcpus<M: Machine>(hv: &Hypervisor, m: &M, dom: &Arc<Domain>) -> Result<(), Errno> {
     let slow = dom.slow.lock();
     while dom.vcpu(VcpuId::new(dom.limits.max_vcpus.saturating_sub(1))).is_none() {
+        if memory_is_short!() {
+            return Err(Errno::NoMem);
+        }
         hv.sched.reserve(1).map_err(|_| Errno::NoMem)?;
         let v = dom.add_vcpu();
         vcpu_info::place_initially(m, dom, &v);

@@ -16,6 +16,7 @@ use crate::evtchn;
 use crate::fake::FakeWorld;
 use crate::port::Frames;
 use crate::sched::state::flags;
+use crate::seeded;
 
 fn config(max_vcpus: u32) -> Config {
     Config { max_vcpus, max_pages: 64, ..Config::unprivileged() }
@@ -70,6 +71,19 @@ fn a_creation_that_fails_anywhere_leaves_nothing() {
         assert_eq!(w.hv.frames.leaks(), 0);
         assert!(w.hv.frames.create_memory(id(1), 0).is_ok(), "the number is still taken");
     }
+}
+
+#[test]
+fn no_domain_comes_out_of_the_last_memory() {
+    let w = FakeWorld::new(64);
+    let free = w.hv.frames.free_frames();
+    seeded::fail_allocation(Some(0));
+    assert_eq!(create::create(&w.hv, &w.m, id(1), &config(2)).map(|_| ()), Err(Errno::NoMem));
+    assert_eq!((w.hv.frames.free_frames(), w.hv.domains.count()), (free, 0));
+    let dom = create::create(&w.hv, &w.m, id(1), &config(2)).unwrap();
+    seeded::fail_allocation(Some(0));
+    assert_eq!(create::add_vcpus(&w.hv, &w.m, &dom), Err(Errno::NoMem));
+    assert_eq!(create::add_vcpus(&w.hv, &w.m, &dom), Ok(()));
 }
 
 #[test]

@@ -79,6 +79,9 @@ struct Group {
 impl Group {
     fn new() -> Result<Self, Errno> {
         let mut ports = Vec::new();
+        if memory_is_short!() {
+            return Err(Errno::NoMem);
+        }
         ports.try_reserve_exact(PER_GROUP).map_err(|_| Errno::NoMem)?;
         ports.resize_with(PER_GROUP, Port::default);
         // The room is exact: this moves nothing.

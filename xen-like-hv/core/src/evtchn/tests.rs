@@ -22,6 +22,7 @@ use crate::fake::{FakeMachine, FakeWorld};
 use crate::hypercall::GuestPtr;
 use crate::port::Frames;
 use crate::regs::UserRegs;
+use crate::seeded;
 use crate::vcpu::Vcpu;
 
 /// Where the tests put arguments.
@@ -304,6 +305,16 @@ fn ports_end_where_the_abi_or_the_creator_says() {
     assert_eq!(t.ipi(2, 0), Err(Errno::NoSpc));
     t.close(2, 77).unwrap();
     assert_eq!(t.ipi(2, 0), Ok(77));
+    t.audit();
+}
+
+#[test]
+fn ports_do_not_come_out_of_the_last_memory() {
+    let t = Test::new();
+    let got = (0..63).filter(|_| t.ipi(1, 0).is_ok()).count();
+    seeded::fail_allocation(Some(0));
+    assert_eq!((got, t.ipi(1, 0)), (63, Err(Errno::NoMem)));
+    assert_eq!(t.ipi(1, 0), Ok(64), "and again when there is some");
     t.audit();
 }
 

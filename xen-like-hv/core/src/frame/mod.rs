@@ -259,7 +259,7 @@ impl FrameTable {
     /// A block for `whom`, or for the hypervisor. What others have claimed is not touched.
     fn take(&self, order: u32, address_bits: u32, whom: Option<&Account>) -> Result<Block, FrameError> {
         let order = usize::try_from(order).map_err(|_| FrameError::NoMemory)?;
-        if order >= heap::ORDERS || memory_is_short!() {
+        if order >= heap::ORDERS || frames_are_short!() {
             return Err(FrameError::NoMemory);
         }
         let zones = heap::zones_within(address_bits);
@@ -323,8 +323,23 @@ impl FrameTable {
             .take(order, address_bits, Some(&memory.account))
             .inspect_err(|_| memory.account.unreserve(u64::from(frames)))?;
         Self::scrub(m, block, frames);
-        memory.account.assign(block.first, frames);
-        Ok(mfn_of(block.first))
+        self.hand_over(memory, block.first, frames)
+    }
+
+    /// Makes counted frames a domain's, unless it has begun to die meanwhile: its teardown may be over already and would
+    /// not see them.
+    fn hand_over(&self, memory: &DomainMemory, first: u32, frames: u32) -> Result<Mfn, FrameError> {
+        memory.account.assign(first, frames);
+        if !memory.is_dying() {
+            return Ok(mfn_of(first));
+        }
+        for index in first..first + frames {
+            // Whoever clears the allocator's reference, the teardown or this: only one does.
+            if let Ok(page) = self.get_page_passing(mfn_of(index), memory.id()) {
+                self.release(&page);
+            }
+        }
+        Err(FrameError::Dying)
     }
 
     // ---- exchange ----

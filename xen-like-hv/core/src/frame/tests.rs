@@ -32,6 +32,22 @@ fn frame_zero_is_never_given_out() {
     assert_eq!(t.free_frames(), 0);
 }
 
+/// The teardown has looked at all frames between the count and the hand-over.
+#[test]
+fn a_domain_that_has_died_meanwhile_gets_no_frames() {
+    let (t, m) = table(64);
+    let mem = t.create_memory(D1, 8).unwrap();
+    let before = t.free_frames();
+    mem.account.reserve(4).unwrap();
+    let block = t.take(2, 0, Some(&mem.account)).unwrap();
+    mem.set_dying();
+    assert_eq!(mem.next_for_teardown(), None);
+    assert_eq!(t.hand_over(&mem, block.first, 4), Err(FrameError::Dying));
+    assert_eq!((mem.tot_pages(), t.free_frames()), (0, before));
+    assert!(t.close_memory(&mem).is_ok());
+    assert_eq!(t.alloc_for(&m, &mem, 0, 0), Err(FrameError::Dying));
+}
+
 #[test]
 fn blocks_are_split_and_joined_again() {
     let (t, m) = table(4096);

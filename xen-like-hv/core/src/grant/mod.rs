@@ -48,6 +48,15 @@ use crate::port::{Cpu, Frames, Tlb};
 pub const DEFAULT_MAX_FRAMES: usize = 64;
 /// Frames of handles, unless its creator says otherwise.
 pub const DEFAULT_MAX_MAPTRACK_FRAMES: usize = 1024;
+/// Bytes of the hypervisor's heap that a handle takes at most.
+const BYTES_OF_HANDLE: usize = 64;
+
+/// The frames of handles that so many bytes of the hypervisor's heap have room for; one at least.
+#[must_use]
+pub const fn maptrack_frames_within(bytes: usize) -> usize {
+    let frames = bytes / (BYTES_OF_HANDLE * maptrack::SLOTS_PER_FRAME);
+    if frames == 0 { 1 } else { frames }
+}
 
 /// Grant table and handles of a domain.
 pub struct DomainGrants {

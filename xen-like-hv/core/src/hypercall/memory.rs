@@ -89,13 +89,20 @@ fn domain_figure<M: Machine>(cx: &Cx<'_, M>, op: MemoryOp, arg: u64) -> Hypercal
     let value = match op {
         MemoryOp::CurrentReservation => dom.mem.tot_pages(),
         MemoryOp::MaximumReservation => dom.mem.max_pages(),
-        _ => {
-            let word = cx.m.words(dom.shared_info).get(SHARED_INFO_MAX_PFN);
-            let nr_pfns = word.map_or(0, |w| w.load(core::sync::atomic::Ordering::Relaxed));
-            nr_pfns.wrapping_sub(1)
-        }
+        _ => largest_pfn(cx, &dom)?,
     };
     Ok(value.min(u64::MAX >> 1))
+}
+
+/// What the domain says itself of its largest pfn, as long as its page is there.
+fn largest_pfn<M: Machine>(cx: &Cx<'_, M>, dom: &Domain) -> Result<u64, Errno> {
+    let _the_page_stays = dom.slow.lock();
+    if dom.is_dead() {
+        return Err(Errno::Srch);
+    }
+    let word = cx.m.words(dom.shared_info).get(SHARED_INFO_MAX_PFN);
+    let nr_pfns = word.map_or(0, |w| w.load(core::sync::atomic::Ordering::Relaxed));
+    Ok(nr_pfns.wrapping_sub(1))
 }
 
 fn machphys_mapping<M: Machine>(cx: &Cx<'_, M>, arg: u64) -> HypercallResult {

@@ -18,7 +18,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, Mfn};
 use pv_abi::pte::Level;
 
-use super::work::{Progress, PtMachine, Work};
+use super::work::{Patience, Progress, PtMachine, Work};
 use crate::access::Privilege;
 use crate::cx::Cx;
 use crate::error::{Args, Exit};
@@ -174,7 +174,7 @@ impl<'a, M: PtMachine> Pt<'a, M> {
     #[cold]
     fn finish_work(&self) -> Result<(), TableError> {
         while let Some(mut work) = self.slot.with(|p| p.work.take()) {
-            let progress = work.run(self.frames, self.m);
+            let progress = work.run(self.frames, self.m, Patience::UntilPreempted);
             let (mfn, level) = work.root();
             match progress {
                 Progress::Stopped => {
@@ -240,6 +240,18 @@ impl<'a, M: PtMachine> Pt<'a, M> {
         owner: DomId,
         devices: Privilege,
     ) -> Result<TableRef<'a>, TableError> {
+        self.get_table_with(mfn, level, owner, devices, Patience::UntilPreempted)
+    }
+
+    /// As [`Self::get_table`], with as much patience as the caller has.
+    pub(super) fn get_table_with(
+        &self,
+        mfn: Mfn,
+        level: Level,
+        owner: DomId,
+        devices: Privilege,
+        patience: Patience,
+    ) -> Result<TableRef<'a>, TableError> {
         if !self.slot.is_empty()
             && let Some(e) = self.take_failure(mfn, level)
         {
@@ -254,7 +266,7 @@ impl<'a, M: PtMachine> Pt<'a, M> {
             Ok(TypeGot::Claimed) => {
                 let work = Work::validate(self.m, page.info(), (mfn, level), owner, devices);
                 page.into_raw();
-                self.validate(work)?;
+                self.validate(work, patience)?;
                 return Ok(TableRef { frames: self.frames, mfn, owner });
             }
             Err(TypeRefused::Busy) => return Err(TableError::Again),
@@ -265,8 +277,8 @@ impl<'a, M: PtMachine> Pt<'a, M> {
         Ok(TableRef { frames: self.frames, mfn: page.into_raw(), owner })
     }
 
-    fn validate(&self, mut work: Work) -> Result<(), TableError> {
-        match work.run(self.frames, self.m) {
+    fn validate(&self, mut work: Work, patience: Patience) -> Result<(), TableError> {
+        match work.run(self.frames, self.m, patience) {
             Progress::Done(result) => result.map_err(TableError::Errno),
             Progress::Stopped => {
                 self.slot.park(work);
@@ -294,6 +306,11 @@ impl<'a, M: PtMachine> Pt<'a, M> {
 
     /// As [`Self::put_table`], of references that an entry, a base pointer or a pin owned.
     pub(crate) fn put_table_raw(&self, mfn: Mfn, owner: DomId) {
+        self.put_table_with(mfn, owner, Patience::UntilPreempted);
+    }
+
+    /// As [`Self::put_table_raw`], with as much patience as the caller has.
+    pub(super) fn put_table_with(&self, mfn: Mfn, owner: DomId, patience: Patience) {
         let Some(page) = self.frames.info(mfn) else { return };
         page.note_unmapped(self.m.flush_clock());
         let PageType::Table(level) = page.type_info().ty() else {
@@ -303,7 +320,7 @@ impl<'a, M: PtMachine> Pt<'a, M> {
             TypePut::Done => self.frames.put_raw(mfn, page),
             TypePut::Last => {
                 let mut work = Work::devalidate((mfn, level), owner);
-                if work.run(self.frames, self.m) == Progress::Stopped {
+                if work.run(self.frames, self.m, patience) == Progress::Stopped {
                     self.slot.park(work);
                 }
             }

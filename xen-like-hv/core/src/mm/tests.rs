@@ -328,6 +328,29 @@ fn removing_an_upper_entry_gives_its_tree_back() {
     w.assert_sound();
 }
 
+/// Nothing waits on this pcpu; another one that wants the same table must not wait for the whole tree all the same.
+#[test]
+fn a_large_tree_is_neither_taken_nor_given_back_under_the_lock_of_a_table() {
+    let w = World::one();
+    w.boot();
+    let l2 = w.mfn(4);
+    (0..512).for_each(|n| w.poke(l2, n, pte(w.mfn(3), RW)));
+    let at = w.mfn(1).raw() << 12 | 8;
+    let once = |value: u64| {
+        w.put_args(zerocopy::IntoBytes::as_bytes(&pv_abi::mmu::MmuUpdate { ptr: at, val: value }));
+        let args = crate::error::Args([super::testing::ARGS, 1, 0, SELF, 0, 0]);
+        w.with(0, |cx| crate::hypercall::mmu::mmu_update(cx, &args))
+    };
+    assert!(matches!(once(pte(l2, RW)), Err(crate::error::Exit::Restart(_))));
+    assert_eq!((w.peek(w.mfn(1), 1), w.use_of(w.mfn(1)).1), (0, 1), "not changed yet, not locked any more");
+    w.assert_sound();
+    assert_eq!(once(pte(l2, RW)), Ok(0));
+    assert_eq!(w.use_of(l2), (L2, 1, false));
+    assert_eq!(once(0), Ok(0));
+    assert_eq!(w.use_of(l2), (L2, 0, false));
+    w.assert_sound();
+}
+
 /// Preempts after every number of steps, and checks the books at each stop (XSA-299, XSA-310).
 #[test]
 fn xsa_299_the_books_are_right_at_every_stop() {

@@ -18,7 +18,7 @@ use pv_abi::pte::{Level, Pte, PteFlags};
 use super::leaf::{self, Rights};
 use super::pte_rules;
 use super::tables::{Pt, TableError};
-use super::work::PtMachine;
+use super::work::{Patience, PtMachine};
 use crate::access::Privilege;
 use crate::frame::{FrameTable, PageRef, types};
 use crate::port::{Cpu, Tlb};
@@ -171,7 +171,8 @@ fn loses_write_only(old: Pte, new: Pte) -> bool {
 }
 
 impl<M: PtMachine> Pt<'_, M> {
-    /// Changes an entry of a locked L2, L3 or L4 of `owner`.
+    /// Changes an entry of a locked L2, L3 or L4 of `owner`. What takes long about it is done without the lock: a pcpu that
+    /// waits for that serves nobody else.
     ///
     /// # Errors
     /// `EINVAL`; `Again`. Nothing has changed then. Work that the old entry left is in the slot. [`Store::IfUnchanged`]
@@ -202,11 +203,11 @@ impl<M: PtMachine> Pt<'_, M> {
             return Ok(store(word, old, new, how)?);
         }
         if new.is_present() {
-            self.get_table(new.mfn(), below, owner, devices)?.into_raw();
+            self.get_table_with(new.mfn(), below, owner, devices, Patience::Brief)?.into_raw();
         }
         store(word, old, new, how)?;
         if old.is_present() {
-            self.put_table_raw(old.mfn(), owner);
+            self.put_table_with(old.mfn(), owner, Patience::Brief);
         }
         Ok(())
     }

@@ -63,6 +63,27 @@ pub(crate) struct Work {
     devices: Privilege,
 }
 
+/// How long a piece of work may go on at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Until something else wants this pcpu.
+    UntilPreempted,
+    /// A moment: the caller has a table locked, and who waits for that lets nothing else onto his pcpu.
+    Brief,
+}
+
+impl Patience {
+    /// Steps of which the longest takes some microseconds; more than an entry nearly always needs.
+    const BRIEF_STEPS: u64 = 64;
+
+    const fn steps(self) -> u64 {
+        match self {
+            Self::UntilPreempted => u64::MAX,
+            Self::Brief => Self::BRIEF_STEPS,
+        }
+    }
+}
+
 /// How far [`Work::run`] came.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
@@ -131,8 +152,9 @@ impl Work {
         self.path.iter().flatten().map(|n| (n.mfn, n.level, n.done))
     }
 
-    /// Goes on until it is finished or stopped; at least one step is made.
-    pub(crate) fn run(&mut self, frames: &FrameTable, m: &impl PtMachine) -> Progress {
+    /// Goes on until it is finished or stopped; at least one step is made, and no more than `patience` allows.
+    pub(crate) fn run(&mut self, frames: &FrameTable, m: &impl PtMachine, patience: Patience) -> Progress {
+        let mut left = patience.steps();
         loop {
             let Some(node) = self.depth.checked_sub(1).and_then(|d| self.path.get_mut(d)?.as_mut()) else {
                 return Progress::Done(match self.direction {
@@ -158,7 +180,8 @@ impl Work {
                 Step::Fail(e) => self.direction = Direction::Devalidate(Some(e)),
                 Step::Wait => return Progress::Stopped,
             }
-            if self.depth != 0 && m.preempt_pending() {
+            left -= 1;
+            if self.depth != 0 && (left == 0 || m.preempt_pending()) {
                 return Progress::Stopped;
             }
         }

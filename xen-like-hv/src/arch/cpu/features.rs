@@ -4,6 +4,9 @@ use super::regs::cpuid;
 use hv_core::cmdline::Options;
 use spin::Once;
 
+/// How the names of AMD's CPUs and of those like them begin.
+const AMD_NAMES: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+
 /// What the hypervisor found and decided to use.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Features {
@@ -25,6 +28,9 @@ pub(crate) struct Features {
     pub(crate) invariant_tsc: bool,
     /// SYSENTER exists in long mode (Intel).
     pub(crate) sysenter: bool,
+    /// Loading x87 state leaves the pointers of the last x87 instruction as they are, unless an exception is pending (AMD's
+    /// CPUs before `RstrFpErrPtrs`).
+    pub(crate) keeps_fpu_pointers: bool,
     /// Bits of a machine address.
     pub(crate) address_bits: u32,
 }
@@ -69,6 +75,8 @@ pub(crate) fn detect(options: &Options) -> Result<Features, Missing> {
         x2apic: options.x2apic && bit(basic.ecx, 21),
         invariant_tsc: extended_max >= 0x8000_0007 && bit(cpuid(0x8000_0007, 0).edx, 8),
         sysenter: bit(basic.edx, 11),
+        keeps_fpu_pointers: AMD_NAMES.contains(&cpuid(0, 0).ebx)
+            && (extended_max < 0x8000_0008 || !bit(cpuid(0x8000_0008, 0).ebx, 2)),
         address_bits: if extended_max >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax & 0xff } else { 36 },
     };
     FEATURES.call_once(|| features);

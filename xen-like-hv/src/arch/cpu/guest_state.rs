@@ -16,6 +16,11 @@ pub(crate) fn has_xsave() -> bool {
     features::get().xsave
 }
 
+/// Whether loading x87 state leaves a trace of who used it before.
+pub(crate) fn keeps_fpu_pointers() -> bool {
+    features::get().keeps_fpu_pointers
+}
+
 /// Loads XCR0; a value the CPU does not have, or 0 for "never set", becomes all that is enabled.
 pub(crate) fn load_xcr0(value: u64) {
     if !has_xsave() {

@@ -130,7 +130,7 @@ fn load_selectors(data: [u16; 3], gs: u16, m: &Metal) {
     }
     // The selector of the live GS is the one that shows, whichever base is live.
     if m.load_user_gs_selector(gs).is_err() {
-        log::debug!("a selector of a guest no longer loads: GS {gs:#x}");
+        log::debug!(target: "guest", "a selector of a guest no longer loads: GS {gs:#x}");
     }
 }
 
@@ -175,8 +175,21 @@ fn save_extended(area: &mut FpuArea) {
     }
 }
 
+/// Makes the pointers of the last x87 instruction those of one of the hypervisor's (XSA-52, XSA-172).
+fn forget_fpu_pointers() {
+    static NOTHING: u32 = 0;
+    // SAFETY: TS is clear; all else that this changes is loaded next. EMMS makes room for what is loaded.
+    unsafe {
+        core::arch::asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const NOTHING,
+            options(nostack, preserves_flags));
+    }
+}
+
 fn load_extended(area: &FpuArea) {
     let at = area.0.as_ptr();
+    if crate::arch::cpu::keeps_fpu_pointers() {
+        forget_fpu_pointers();
+    }
     if crate::arch::cpu::has_xsave() {
         // SAFETY: the area was written by XSAVE with the same features, or is the initial state with MXCSR checked.
         unsafe {

@@ -102,6 +102,9 @@ pub(super) struct Chunk(Vec<PortQueue>);
 impl Chunk {
     pub(super) fn new() -> Result<Self, Errno> {
         let mut ports = Vec::new();
+        if memory_is_short!() {
+            return Err(Errno::NoMem);
+        }
         ports.try_reserve_exact(WORDS_PER_PAGE).map_err(|_| Errno::NoMem)?;
         ports.resize(WORDS_PER_PAGE, PortQueue::NEW);
         Ok(Self(ports))
@@ -112,6 +115,9 @@ impl State {
     /// Queues for `vcpus` vcpus and no port.
     pub(super) fn new(vcpus: usize) -> Result<Self, Errno> {
         let mut state = Self::default();
+        if memory_is_short!() {
+            return Err(Errno::NoMem);
+        }
         state.queues.try_reserve_exact(vcpus).map_err(|_| Errno::NoMem)?;
         state.queues.resize(vcpus, VcpuQueues::default());
         state.pages.try_reserve_exact(MAX_PAGES).map_err(|_| Errno::NoMem)?;
