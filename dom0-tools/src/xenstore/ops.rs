@@ -31,13 +31,20 @@ impl Fired {
 
 /// Permissions of a node that `who` wants to use with a right `wanted`; errors as clients expect them:
 /// who may not even look at the place does not learn whether something is there.
-fn existing(view: &mut View<'_>, who: Who, at: &str, wanted: fn(Access) -> bool) -> Result<Node, Errno> {
-    if let Some(node) = view.get(at)? {
-        let allowed = wanted(node.perms.access(who));
-        return if allowed { Ok(node.clone()) } else { Err(Errno::Acces) };
+fn existing<'v>(
+    view: &'v mut View<'_>,
+    who: Who,
+    at: &str,
+    wanted: fn(Access) -> bool,
+) -> Result<&'v Node, Errno> {
+    match view.get(at)?.map(|node| wanted(node.perms.access(who))) {
+        Some(true) => view.get(at)?.ok_or(Errno::NoEnt),
+        Some(false) => Err(Errno::Acces),
+        None => {
+            let (_, perms) = nearest(view, at)?;
+            Err(if perms.access(who).reads() { Errno::NoEnt } else { Errno::Acces })
+        }
     }
-    let (_, perms) = nearest(view, at)?;
-    Err(if perms.access(who).reads() { Errno::NoEnt } else { Errno::Acces })
 }
 
 /// The nearest existing ancestor and its permissions.
@@ -52,31 +59,29 @@ fn nearest(view: &mut View<'_>, at: &str) -> Result<(String, Perms), Errno> {
 }
 
 pub(crate) fn read(view: &mut View<'_>, who: Who, at: &str) -> Result<Vec<u8>, Errno> {
-    Ok(existing(view, who, at, Access::reads)?.value)
+    Ok(existing(view, who, at, Access::reads)?.value.clone())
 }
 
 /// Children and the generation of the list.
 pub(crate) fn directory(view: &mut View<'_>, who: Who, at: &str) -> Result<(Vec<String>, u64), Errno> {
     let node = existing(view, who, at, Access::reads)?;
-    Ok((node.children.into_iter().collect(), node.generation))
+    Ok((node.children.iter().cloned().collect(), node.generation))
 }
 
 pub(crate) fn get_perms(view: &mut View<'_>, who: Who, at: &str) -> Result<Perms, Errno> {
-    Ok(existing(view, who, at, Access::reads)?.perms)
+    Ok(existing(view, who, at, Access::reads)?.perms.clone())
 }
 
 pub(crate) fn write(view: &mut View<'_>, who: Who, at: &str, value: &[u8]) -> Result<(), Errno> {
     if !who.is_privileged() && value.len() > view.quota.value_len {
         return Err(Errno::NoSpc);
     }
-    let found = view.get(at)?.cloned();
-    let Some(mut node) = found else { return create(view, who, at, value) };
+    let Some(node) = view.get(at)? else { return create(view, who, at, value) };
     if !node.perms.access(who).writes() {
         return Err(Errno::Acces);
     }
-    node.value = value.to_vec();
     let fired = Fired::new(at, node.perms.clone());
-    view.put(at, node)?;
+    view.change(at, |node| node.value = value.to_vec())?;
     view.fire(fired);
     Ok(())
 }
@@ -123,16 +128,17 @@ fn check_nodes(view: &View<'_>, owner: DomId, more: usize) -> Result<(), Errno> 
 }
 
 fn adopt(view: &mut View<'_>, parent: &str, child: &str) -> Result<(), Errno> {
-    let Some(mut node) = view.get(parent)?.cloned() else { return Err(Errno::NoEnt) };
-    node.children.insert(child.to_string());
-    view.put(parent, node)
+    let found = view.change(parent, |node| {
+        node.children.insert(child.to_string());
+    })?;
+    if found { Ok(()) } else { Err(Errno::NoEnt) }
 }
 
 /// Removes a node and everything below it. Removing what is not there is fine if its parent is.
 pub(crate) fn remove(view: &mut View<'_>, who: Who, at: &str) -> Result<(), Errno> {
     let Some(parent) = path::parent(at) else { return Err(Errno::Inval) };
-    match existing(view, who, at, Access::writes) {
-        Ok(_) => {}
+    match existing(view, who, at, Access::writes).map(drop) {
+        Ok(()) => {}
         Err(Errno::NoEnt) if view.get(parent)?.is_some() => return Ok(()),
         Err(error) => return Err(error),
     }
@@ -143,10 +149,9 @@ pub(crate) fn remove(view: &mut View<'_>, who: Who, at: &str) -> Result<(), Errn
 /// Takes a subtree out, without asking for permission.
 pub(crate) fn remove_subtree(view: &mut View<'_>, parent: &str, at: &str) -> Result<(), Errno> {
     let doomed = subtree(view, at)?;
-    if let Some(mut node) = view.get(parent)?.cloned() {
+    view.change(parent, |node| {
         node.children.remove(path::name(at));
-        view.put(parent, node)?;
-    }
+    })?;
     for (gone, perms) in doomed {
         view.take(&gone)?;
         let exact = gone != at;
@@ -171,23 +176,21 @@ fn subtree(view: &mut View<'_>, at: &str) -> Result<Vec<(String, Perms)>, Errno>
 
 /// Sets permissions. Only the owner may, and only dom0 may give a node away.
 pub(crate) fn set_perms(view: &mut View<'_>, who: Who, at: &str, perms: Perms) -> Result<(), Errno> {
-    let mut node = existing(view, who, at, |_| true)?;
+    let before = existing(view, who, at, |_| true)?.perms.clone();
     if !who.is_privileged() {
         // Its target's nodes are as its own.
-        if node.perms.owner != who.dom && Some(node.perms.owner) != who.target {
+        if before.owner != who.dom && Some(before.owner) != who.target {
             return Err(Errno::Acces);
         }
-        if perms.owner != node.perms.owner {
+        if perms.owner != before.owner {
             return Err(Errno::Perm);
         }
         if perms.acl.len() + 1 > view.quota.perms {
             return Err(Errno::NoSpc);
         }
     }
-    let fired =
-        Fired { path: at.to_string(), perms: Vec::from([node.perms.clone(), perms.clone()]), exact: false };
-    node.perms = perms;
-    view.put(at, node)?;
+    let fired = Fired { path: at.to_string(), perms: Vec::from([before, perms.clone()]), exact: false };
+    view.change(at, |node| node.perms = perms)?;
     view.fire(fired);
     Ok(())
 }

@@ -15,7 +15,7 @@ pub struct Quota {
     pub transactions: u32,
     /// Distinct nodes touched in one transaction.
     pub txn_nodes: usize,
-    /// Bytes of new values kept in one transaction.
+    /// Bytes kept in one transaction: paths, new values, names of children.
     pub txn_bytes: usize,
     /// Levels of a path.
     pub depth: usize,
@@ -34,7 +34,7 @@ impl Default for Quota {
             watches: 128,
             transactions: 10,
             txn_nodes: 512,
-            txn_bytes: 64 << 10,
+            txn_bytes: 128 << 10,
             depth: 32,
             events: 512,
             output_bytes: 8 << 10,

@@ -220,15 +220,13 @@ impl Xenstore {
 /// Takes a domain out of a node's permissions. Only the root, which cannot be removed, is still owned then:
 /// it goes back to dom0.
 fn unname(view: &mut View<'_>, at: &str, dom: DomId) {
-    if let Ok(Some(node)) = view.get(at).map(|node| node.cloned()) {
-        let mut node = node;
+    let changed = view.change(at, |node| {
         node.perms.acl.retain(|(named, _)| *named != dom);
         if node.perms.owner == dom {
             node.perms.owner = DomId::DOM0;
         }
-        let put = view.put(at, node);
-        debug_assert!(put.is_ok());
-    }
+    });
+    debug_assert!(changed.is_ok());
 }
 
 /// A watch event as a message.

@@ -22,6 +22,11 @@ impl Node {
     pub(crate) fn new(value: Vec<u8>, perms: Perms) -> Self {
         Self { value, perms, children: BTreeSet::new(), generation: 0 }
     }
+
+    /// Bytes that it takes besides its path, so far as a client decides about them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.value.len() + self.children.iter().map(String::len).sum::<usize>()
+    }
 }
 
 /// All nodes.
@@ -64,6 +69,18 @@ impl Tree {
         if let Some(old) = self.nodes.insert(path.to_string(), node) {
             self.disown(old.perms.owner);
         }
+    }
+
+    /// Changes a node in its place, under a new generation; false if there is none.
+    pub(crate) fn change(&mut self, path: &str, change: impl FnOnce(&mut Node)) -> bool {
+        let Some(node) = self.nodes.get_mut(path) else { return false };
+        let before = node.perms.owner;
+        change(node);
+        self.generation += 1;
+        node.generation = self.generation;
+        *self.owned.entry(node.perms.owner).or_default() += 1;
+        self.disown(before);
+        true
     }
 
     /// Takes a node away; its place in its parent is the caller's business.

@@ -5,6 +5,7 @@
 //! memory is bounded by quotas, whoever the client is.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -12,7 +13,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 
 use super::ops::Fired;
-use super::perms::Who;
+use super::perms::{Perms, Who};
 use super::quota::Quota;
 use super::tree::{Node, Tree};
 
@@ -22,7 +23,8 @@ pub(crate) struct Transaction {
     seen: BTreeMap<String, u64>,
     /// `None`: removed here.
     changes: BTreeMap<String, Option<Node>>,
-    fired: Vec<Fired>,
+    /// By path, and whether exactly that path is meant: the place among the others, and who may know.
+    fired: BTreeMap<(String, bool), (usize, Vec<Perms>)>,
     bytes: usize,
     /// Can no longer commit: a domain it names is gone.
     doomed: bool,
@@ -44,9 +46,51 @@ impl Transaction {
             if self.seen.len() >= quota.txn_nodes {
                 return Err(Errno::NoSpc);
             }
+            self.take_room(path.len(), 0, quota)?;
             self.seen.insert(path.to_string(), tree.generation_of(path));
         }
         Ok(())
+    }
+
+    /// Counts `more` bytes that are kept from now on instead of `less`.
+    fn take_room(&mut self, more: usize, less: usize, quota: &Quota) -> Result<(), Errno> {
+        let bytes = self.bytes.saturating_sub(less).saturating_add(more);
+        if bytes > quota.txn_bytes {
+            return Err(Errno::NoSpc);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Keeps a node, or that there is none, in the place of what was kept for the path.
+    fn keep(&mut self, path: &str, node: Option<Node>, quota: &Quota) -> Result<(), Errno> {
+        let bytes = |node: &Option<Node>| path.len() + node.as_ref().map_or(0, Node::bytes);
+        self.take_room(bytes(&node), self.changes.get(path).map_or(0, bytes), quota)?;
+        self.changes.insert(path.to_string(), node);
+        Ok(())
+    }
+
+    /// Notes a change for watchers. However often a node is changed, they see what was before and what is after.
+    fn note(&mut self, fired: Fired) {
+        let order = self.fired.len();
+        match self.fired.entry((fired.path, fired.exact)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert((order, fired.perms));
+            }
+            Entry::Occupied(mut known) => {
+                let (_, perms) = known.get_mut();
+                perms.truncate(1);
+                let last = fired.perms.into_iter().next_back();
+                perms.extend(last.filter(|last| perms.first() != Some(last)));
+            }
+        }
+    }
+
+    /// What is to be told, in the order in which it first happened.
+    fn into_fired(self) -> Vec<Fired> {
+        let mut all: Vec<_> = self.fired.into_iter().collect();
+        all.sort_unstable_by_key(|(_, (order, _))| *order);
+        all.into_iter().map(|((path, exact), (_, perms))| Fired { path, perms, exact }).collect()
     }
 
     /// Notes that a request failed after it had changed something.
@@ -56,7 +100,7 @@ impl Transaction {
 
     /// Checks that nothing seen has changed and that `who` would not own too much, then applies all.
     /// Gives what has to be told to watchers.
-    pub(crate) fn commit(self, who: Who, tree: &mut Tree, quota: &Quota) -> Result<Vec<Fired>, Errno> {
+    pub(crate) fn commit(mut self, who: Who, tree: &mut Tree, quota: &Quota) -> Result<Vec<Fired>, Errno> {
         if self.overrun {
             return Err(Errno::NoSpc);
         }
@@ -69,13 +113,13 @@ impl Transaction {
         if !who.is_privileged() && owned > i64::from(quota.nodes) && owned > i64::from(tree.owned(who.dom)) {
             return Err(Errno::NoSpc);
         }
-        for (path, change) in self.changes {
+        for (path, change) in core::mem::take(&mut self.changes) {
             match change {
                 Some(node) => tree.put(&path, node),
                 None => tree.take(&path),
             }
         }
-        Ok(self.fired)
+        Ok(self.into_fired())
     }
 
     /// Nodes each concerned domain would own after a commit.
@@ -127,15 +171,24 @@ impl<'a> View<'a> {
             return Ok(());
         };
         txn.touch(self.tree, path, self.quota)?;
-        let old = txn.changes.get(path).and_then(Option::as_ref).map_or(0, |node| node.value.len());
-        let bytes = txn.bytes.saturating_sub(old).saturating_add(node.value.len());
-        if bytes > self.quota.txn_bytes {
-            return Err(Errno::NoSpc);
-        }
-        txn.bytes = bytes;
-        txn.changes.insert(path.to_string(), Some(node));
+        txn.keep(path, Some(node), self.quota)?;
         self.changed = true;
         Ok(())
+    }
+
+    /// Changes a node that is there; false if there is none. Only a transaction has to copy it for that.
+    pub(crate) fn change(&mut self, path: &str, change: impl FnOnce(&mut Node)) -> Result<bool, Errno> {
+        if self.txn.is_none() {
+            return Ok(self.tree.change(path, change));
+        }
+        let most = self.quota.txn_bytes;
+        let Some(node) = self.get(path)? else { return Ok(false) };
+        if node.bytes() > most {
+            return Err(Errno::NoSpc);
+        }
+        let mut node = node.clone();
+        change(&mut node);
+        self.put(path, node).map(|()| true)
     }
 
     /// Removes a node's record.
@@ -145,7 +198,7 @@ impl<'a> View<'a> {
             return Ok(());
         };
         txn.touch(self.tree, path, self.quota)?;
-        txn.changes.insert(path.to_string(), None);
+        txn.keep(path, None, self.quota)?;
         self.changed = true;
         Ok(())
     }
@@ -161,8 +214,7 @@ impl<'a> View<'a> {
     /// Notes a change for watchers.
     pub(crate) fn fire(&mut self, fired: Fired) {
         match &mut self.txn {
-            Some(txn) if txn.fired.contains(&fired) => {}
-            Some(txn) => txn.fired.push(fired),
+            Some(txn) => txn.note(fired),
             None => self.fired.push(fired),
         }
     }

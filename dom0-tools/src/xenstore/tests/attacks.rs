@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use pv_abi::ids::DomId;
 use zerocopy::IntoBytes;
@@ -192,6 +193,35 @@ fn xsa_415_a_transaction_that_overran_leaves_no_orphan() {
     assert!(wrote > 10);
     assert_eq!(w.tx(c[1], tx, Op::TransactionEnd, b"T\0"), err("ENOSPC"));
     w.xs.audit().unwrap();
+}
+
+#[test]
+fn xsa_326_a_transaction_remembers_no_more_than_it_may() {
+    let (mut w, c) = World::new(&[1, 2]);
+    w.ask(c[1], Op::Write, b"x\0v").unwrap();
+    // Each of these changes differs from all before, but they are changes of one node.
+    let tx = begin(&mut w, c[1]);
+    for dom in 2..200 {
+        w.tx(c[1], tx, Op::SetPerms, format!("x\0n1\0r{dom}\0").as_bytes()).unwrap();
+    }
+    let conn = w.xs.conns.get_mut(&c[1]).unwrap();
+    let txn = conn.transactions.remove(&tx).unwrap();
+    let fired = txn.commit(conn.who, &mut w.xs.tree, &Quota::default()).unwrap();
+    assert_eq!(fired.len(), 1);
+    let acls: Vec<_> = fired[0].perms.iter().map(|perms| perms.acl.clone()).collect();
+    assert_eq!(acls, [vec![], vec![(DomId::new(199), Access::Read)]]);
+    // Long paths count, be they only looked at.
+    let tx = begin(&mut w, c[1]);
+    let long = |number: u32| format!("{}{number}\0", "p".repeat(2000));
+    let looked =
+        (0..500).take_while(|n| w.tx(c[1], tx, Op::Read, long(*n).as_bytes()) == err("ENOENT")).count();
+    assert!((10..70).contains(&looked), "{looked}");
+    // So do the names of children in a directory that is copied.
+    for number in 0..100 {
+        w.ask(c[1], Op::Mkdir, format!("list/{}", long(number)).as_bytes()).unwrap();
+    }
+    let tx = begin(&mut w, c[1]);
+    assert_eq!(w.tx(c[1], tx, Op::Mkdir, b"list/new\0"), err("ENOSPC"));
 }
 
 #[test]
