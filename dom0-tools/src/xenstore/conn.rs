@@ -21,8 +21,8 @@ pub(crate) struct Conn {
     pub(crate) watches: u32,
     /// Sent something that no client sends; nothing more is taken from it.
     pub(crate) broken: bool,
-    /// Events that were dropped because nobody took the earlier ones.
-    pub(crate) dropped_events: u64,
+    /// Events were dropped because nobody took the earlier ones.
+    pub(crate) lost_events: bool,
     input: Vec<u8>,
     output: VecDeque<Vec<u8>>,
     /// Bytes of the front message that are already gone.
@@ -40,7 +40,7 @@ impl Conn {
             next_tx: 0,
             watches: 0,
             broken: false,
-            dropped_events: 0,
+            lost_events: false,
             input: Vec::new(),
             output: VecDeque::new(),
             sent: 0,
@@ -96,7 +96,7 @@ impl Conn {
             return;
         }
         if self.pending_events.len() >= quota.events {
-            self.dropped_events = self.dropped_events.saturating_add(1);
+            self.lost_events = true;
             return;
         }
         self.pending_events.insert(message.clone());

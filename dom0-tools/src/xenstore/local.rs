@@ -56,6 +56,15 @@ impl Xenstore {
         Some(Event { path: path.to_string(), token: token.to_string() })
     }
 
+    /// Whether events of a local connection were dropped since this was asked last. Then all that wait are forgotten
+    /// too: their reader has to look at everything.
+    pub fn has_lost_events(&mut self, conn: ConnId) -> bool {
+        let Some(conn) = self.conns.get_mut(&conn) else { return false };
+        let lost = core::mem::take(&mut conn.lost_events);
+        while lost && conn.pop().is_some() {}
+        lost
+    }
+
     /// Runs an operation as dom0, outside of transactions, and tells the watchers.
     fn as_dom0<T>(
         &mut self,

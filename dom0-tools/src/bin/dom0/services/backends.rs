@@ -187,7 +187,11 @@ impl<K: Kind> Backends<K> {
 
     async fn listen(self: Rc<Self>) {
         loop {
-            while let Some(event) = self.store.take_event(self.conn) {
+            loop {
+                if self.store.has_lost_events(self.conn) {
+                    self.look_at_all();
+                }
+                let Some(event) = self.store.take_event(self.conn) else { break };
                 let directory = match event.token.as_str() {
                     ROOT_TOKEN => parse(&self.root, &event.path).map(|(_, path)| path),
                     path => Some(path.to_string()),
@@ -210,6 +214,18 @@ impl<K: Kind> Backends<K> {
                 backend.end(&mut self.store.handle(), &fault);
             }
         }
+    }
+
+    /// More changed than could be told: looks at every device that is known, and at every directory.
+    fn look_at_all(&self) {
+        let mut store = self.store.handle();
+        let known = self.backends.borrow().keys().map(|path| path.to_string()).collect::<Vec<_>>();
+        let mut below = |path: &str| -> Vec<String> {
+            let names = store.directory(path).unwrap_or_default();
+            names.iter().map(|name| format!("{path}/{name}")).collect()
+        };
+        let found: Vec<String> = below(&self.root).iter().flat_map(|dom| below(dom)).collect();
+        known.iter().chain(&found).for_each(|path| self.look_at(path));
     }
 
     /// Something changed at a device: brings its back end in line.

@@ -244,6 +244,11 @@ impl StoreService {
         self.store.borrow_mut().take_event(conn)
     }
 
+    /// Whether one of dom0's parts has missed events; then it has to look at everything.
+    pub(crate) fn has_lost_events(&self, conn: ConnId) -> bool {
+        self.store.borrow_mut().has_lost_events(conn)
+    }
+
     /// The store as the toolstack uses it.
     pub(crate) fn handle(self: &Rc<Self>) -> StoreHandle {
         StoreHandle(self.clone())
