@@ -1,8 +1,10 @@
-//! What tasks share beyond the SDK's primitives: a list of waiting tasks and a bounded byte pipe.
+//! What tasks share beyond the SDK's primitives: a list of waiting tasks, a bounded byte pipe, and a bounded amount of
+//! something.
 
 use alloc::collections::VecDeque;
+use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::task::{Poll, Waker};
 
@@ -28,6 +30,47 @@ impl Waiters {
     pub(crate) fn wake(&self) {
         let list = core::mem::take(&mut *self.0.borrow_mut());
         list.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// So much of something, of which tasks take shares for a time.
+pub(crate) struct Budget {
+    left: Cell<usize>,
+    waiters: Waiters,
+}
+
+/// A part of a [`Budget`]; goes back when dropped.
+pub(crate) struct Share {
+    budget: Rc<Budget>,
+    amount: usize,
+}
+
+impl Budget {
+    /// All of it.
+    pub(crate) fn new(amount: usize) -> Rc<Self> {
+        Rc::new(Self { left: Cell::new(amount), waiters: Waiters::new() })
+    }
+
+    /// Takes a share, at most all that there is, as soon as so much is left.
+    pub(crate) async fn take(self: &Rc<Self>, amount: usize) -> Share {
+        poll_fn(|cx| match self.left.get().checked_sub(amount) {
+            Some(left) => {
+                self.left.set(left);
+                Poll::Ready(Share { budget: self.clone(), amount })
+            }
+            None => {
+                self.waiters.add(cx.waker());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.left.set(self.budget.left.get() + self.amount);
+        self.budget.waiters.wake();
     }
 }
 

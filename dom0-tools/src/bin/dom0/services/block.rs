@@ -13,9 +13,10 @@ use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::blkif::VdiskFlags;
 
 use super::backends::{Backends, Device, GiveUp, Kind, Node};
-use super::vbd::Vbd;
+use super::vbd::{MOST_IN_FLIGHT, Vbd};
 use super::xenstore::StoreService;
 use crate::machine::Machine;
+use crate::sync::Budget;
 use crate::virtio::blk::Disk;
 
 /// Virtual disks as a kind of device.
@@ -28,6 +29,8 @@ struct VirtualDisk {
     dom: DomId,
     disk: Rc<Disk>,
     read_only: bool,
+    /// What its requests may have in flight, those of earlier connections included.
+    in_flight: Rc<Budget>,
     /// One for each ring; none unless connected.
     rings: RefCell<Vec<Rc<Vbd>>>,
 }
@@ -61,7 +64,8 @@ impl Kind for Disks {
         let mode = node.own("mode")?;
         let disk = self.machine.disk(&target)?;
         let read_only = disk.is_read_only() || !mode.starts_with('w');
-        Some(VirtualDisk { dom, disk, read_only, rings: RefCell::default() })
+        let in_flight = Budget::new(MOST_IN_FLIGHT);
+        Some(VirtualDisk { dom, disk, read_only, in_flight, rings: RefCell::default() })
     }
 }
 
@@ -72,7 +76,8 @@ impl VirtualDisk {
         let port = EvtchnPort::new(node.needed_in(directory, "event-channel")?);
         let give_up = give_up.clone();
         let given_up = Box::new(move |fault| give_up.because(fault));
-        Vbd::connect(self.dom, ring, port, self.disk.clone(), self.geometry(), given_up)
+        let disk = (self.disk.clone(), self.geometry(), self.in_flight.clone());
+        Vbd::connect(self.dom, ring, port, disk, given_up)
     }
 
     fn geometry(&self) -> Geometry {

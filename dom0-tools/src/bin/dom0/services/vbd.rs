@@ -21,15 +21,24 @@ use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
 use pv_guest_kernel::task::{self, Notify};
 
 use crate::pages::TransferPage;
+use crate::sync::{Budget, Share};
 use crate::virtio::blk::{Disk, DiskError, Op, Segment as DiskSegment};
 
 const RING_WORDS: usize = PAGE_SIZE / 4;
+/// Requests that are taken off a ring before other tasks have their turn.
+const TURN: usize = 32;
+/// Pages that the requests of one disk may take together (8 MiB). Further requests wait in their ring: neither large
+/// ones, nor those that earlier connections left behind, can take up dom0's memory.
+pub(crate) const MOST_IN_FLIGHT: usize = 2048;
+/// What a request counts at least, so that their number is bounded too.
+const LEAST_SHARE: usize = 16;
 
 /// A connected virtual disk.
 pub(crate) struct Vbd {
     dom: DomId,
     disk: Rc<Disk>,
     geometry: Geometry,
+    in_flight: Rc<Budget>,
     /// The ring's page; gone when the connection is over.
     page: RefCell<Option<GrantMapping>>,
     ring: RefCell<BackRing<Blkif>>,
@@ -50,10 +59,10 @@ impl Vbd {
         dom: DomId,
         ring: GrantRef,
         port: EvtchnPort,
-        disk: Rc<Disk>,
-        geometry: Geometry,
+        disk: (Rc<Disk>, Geometry, Rc<Budget>),
         given_up: Box<dyn Fn(RingError)>,
     ) -> Result<Rc<Self>, String> {
+        let (disk, geometry, in_flight) = disk;
         let page = because("mapping the ring", grant::map(dom, &[ring], Access::ReadWrite))?;
         let words: &[AtomicU32; RING_WORDS] = page.area().view(0);
         let ring = because("the ring", BackRing::attach(words))?;
@@ -63,6 +72,7 @@ impl Vbd {
             dom,
             disk,
             geometry,
+            in_flight,
             page: RefCell::new(Some(page)),
             ring: RefCell::new(ring),
             channel,
@@ -100,11 +110,16 @@ impl Vbd {
     }
 
     async fn serve(self: Rc<Self>) {
+        let mut taken = 0_usize;
         loop {
             let Some(request) = self.with_ring(|ring, words| ring.take_request(words)) else { return };
             if let Some(request) = request {
-                let decoded = decode(&request, self.geometry);
-                self.begin(decoded);
+                self.begin(decode(&request, self.geometry)).await;
+                taken = taken.wrapping_add(1);
+                // A guest may ask as fast as it is answered, and for ever.
+                if taken.is_multiple_of(TURN) {
+                    task::yield_now().await;
+                }
                 continue;
             }
             let Some(more) = self.with_ring(|ring, words| ring.final_check(words)) else { return };
@@ -116,16 +131,22 @@ impl Vbd {
         }
     }
 
-    /// Starts a request; its answer comes when it comes. The ring bounds how many there are.
-    fn begin(self: &Rc<Self>, decoded: Decoded) {
+    /// Starts a request as soon as there is room for it; its answer comes when it comes.
+    async fn begin(self: &Rc<Self>, decoded: Decoded) {
+        let decoded = match decoded {
+            Decoded::Fetch(indirect) => self
+                .fetch(&indirect)
+                .unwrap_or_else(|_| Decoded::Answer(indirect.ticket().answer(BlkifStatus::Error))),
+            other => other,
+        };
         match decoded {
             Decoded::Answer(answer) => self.answer(&answer),
-            Decoded::Run(work) => task::spawn(self.clone().run(work)).detach(),
-            Decoded::Fetch(indirect) => match self.fetch(&indirect) {
-                // A request inside is never itself indirect.
-                Ok(decoded) => self.begin(decoded),
-                Err(_) => self.answer(&indirect.ticket().answer(BlkifStatus::Error)),
-            },
+            Decoded::Run(work) => {
+                let share = self.in_flight.take(work.segments.len().max(LEAST_SHARE)).await;
+                task::spawn(self.clone().run(work, share)).detach();
+            }
+            // What is inside an indirect request is never itself indirect.
+            Decoded::Fetch(indirect) => self.answer(&indirect.ticket().answer(BlkifStatus::Error)),
         }
     }
 
@@ -139,12 +160,16 @@ impl Vbd {
         Ok(indirect.decode(&bytes, self.geometry))
     }
 
-    async fn run(self: Rc<Self>, work: Work) {
+    async fn run(self: Rc<Self>, work: Work, share: Share) {
+        if self.page.borrow().is_none() {
+            return;
+        }
         let status = match self.carry_out(&work).await {
             Ok(()) => BlkifStatus::Okay,
             Err(DiskError::Unsupported) => BlkifStatus::OpNotSupp,
             Err(_) => BlkifStatus::Error,
         };
+        drop(share);
         self.answer(&work.ticket.answer(status));
     }
 
