@@ -23,6 +23,8 @@ const MAX_LEARNT: usize = 1024;
 const MAX_LEARNT_OF_PORT: usize = 64;
 /// An address that was not seen for so long is forgotten.
 const MAX_AGE_NS: u64 = 300_000_000_000;
+/// Old addresses are looked for at most this often, so that frames with ever new ones cost little.
+const SWEEP_NS: u64 = 1_000_000_000;
 /// Frames to these addresses are between a switch and its neighbour and are not passed on: the last half byte varies.
 const LINK_LOCAL: [u8; 5] = [0x01, 0x80, 0xc2, 0x00, 0x00];
 
@@ -85,13 +87,15 @@ struct Place {
 pub struct Switch {
     ports: Vec<Option<Port>>,
     table: BTreeMap<Mac, Place>,
+    /// When old addresses were last looked for.
+    swept_ns: Option<u64>,
 }
 
 impl Switch {
     /// A switch without ports.
     #[must_use]
     pub const fn new() -> Self {
-        Self { ports: Vec::new(), table: BTreeMap::new() }
+        Self { ports: Vec::new(), table: BTreeMap::new(), swept_ns: None }
     }
 
     /// Adds a port.
@@ -221,7 +225,8 @@ impl Switch {
         self.unlearn(mac);
         let full = self.table.len() >= MAX_LEARNT
             || self.port(from).is_none_or(|port| port.learnt >= MAX_LEARNT_OF_PORT);
-        if full {
+        if full && self.swept_ns.is_none_or(|swept| now_ns.saturating_sub(swept) >= SWEEP_NS) {
+            self.swept_ns = Some(now_ns);
             self.forget_old(now_ns);
         }
         let has_room = self.table.len() < MAX_LEARNT;
