@@ -85,18 +85,15 @@ impl<'a> CreateJob<'a> {
     /// Prepares a job; nothing is made yet. `kernel` is an ELF: see [`pv_image::unpack`].
     ///
     /// # Errors
-    /// `Image`: the kernel is refused, or does not fit the domain.
+    /// `Image`: the kernel is refused.
     pub fn new(
         config: &'a DomainConfig,
         kernel: &'a [u8],
         ramdisk: Option<&'a [u8]>,
         options: CreateOptions,
     ) -> Result<Self, Error> {
-        let image = |error| Error::Image { kernel: config.kernel.clone(), error };
-        let kernel = KernelImage::parse(kernel).map_err(image)?;
-        // The layout does not depend on ports: whatever is wrong with it shows here already.
-        let role = Role::DomU { store_port: 0, console_port: 0 };
-        Plan::new(kernel.clone(), ramdisk, build_config(config, role)).map_err(image)?;
+        let kernel = KernelImage::parse(kernel)
+            .map_err(|error| Error::Image { kernel: config.kernel.clone(), error })?;
         Ok(Self {
             config,
             options,
@@ -179,7 +176,14 @@ impl<'a> CreateJob<'a> {
         let free = env.hv.host_info().doing("asking for free memory")?.free_pages;
         let need_kib = self.config.memory_mib * 1024 + OVERHEAD_KIB;
         let free_kib = free.saturating_mul(4);
-        if need_kib > free_kib { Err(Error::NoMemory { need_kib, free_kib }) } else { Ok(()) }
+        if need_kib > free_kib {
+            return Err(Error::NoMemory { need_kib, free_kib });
+        }
+        // The layout does not depend on ports: whatever is wrong with it shows here already. A plan grows with the
+        // domain; now it is known that the machine could hold that.
+        let role = Role::DomU { store_port: 0, console_port: 0 };
+        let plan = Plan::new(self.kernel.clone(), self.ramdisk, build_config(self.config, role));
+        plan.map(drop).map_err(|error| self.image_error(error))
     }
 
     fn make(&mut self, env: &mut Env<'_>) -> Result<(), Error> {

@@ -270,6 +270,19 @@ fn refusals_say_what_is_wrong() {
 }
 
 #[test]
+fn what_the_machine_cannot_hold_is_not_even_planned() {
+    let mut world = World::new();
+    let mut config = config("");
+    (config.memory_mib, config.maxmem_mib) = (16 << 20, 16 << 20);
+    let mut kernel = kernel();
+    // Its only segment says that it takes 15 TiB: page tables for that would take dom0's own memory.
+    kernel[64 + 40..][..8].copy_from_slice(&(15_u64 << 40).to_le_bytes());
+    let mut job = CreateJob::new(&config, &kernel, None, CreateOptions::default()).unwrap();
+    assert!(matches!(job.step(&mut world.env()), Err(Error::NoMemory { .. })));
+    assert!(world.hv.domains.is_empty());
+}
+
+#[test]
 fn memory_that_runs_out_on_the_way_is_given_back() {
     let mut world = World::new();
     world.store.inner.mkdir("/vm").unwrap();
