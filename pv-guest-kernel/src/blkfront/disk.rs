@@ -206,7 +206,8 @@ impl Disk {
     /// Puts a request on the ring and waits for its answer.
     async fn submit(&self, mut request: BlkifRequest, loan: Loan) -> Result<Loan> {
         let shared = &self.shared;
-        while shared.ring.borrow().free_requests() == 0 {
+        // A ring that was given up gets no room any more.
+        while !shared.broken.get() && shared.ring.borrow().free_requests() == 0 {
             self.wait_for_room().await;
         }
         if shared.broken.get() {
