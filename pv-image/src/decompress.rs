@@ -4,16 +4,17 @@
 //! little-endian `u32` to the packed stream. That length is only an upper bound for us: it decides the
 //! allocation after it has been compared with the caller's limit.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use xz4rust::{XzDecoder, XzNextBlockResult};
+use xz4rust::{XzDecoder, XzError, XzNextBlockResult};
 
 use crate::bytes::u32_at;
 use crate::error::ImageError;
 
 /// XZ streams of kernels use at most this dictionary (the build uses 32 MiB).
 const XZ_MAX_DICT: usize = 64 << 20;
+/// The dictionary that is tried first; a stream that needs a larger one says so before anything is unpacked.
+const XZ_FIRST_DICT: usize = 1 << 16;
 /// Every block of an LZ4 legacy frame but the last unpacks to exactly this.
 const LZ4_BLOCK: usize = 8 << 20;
 const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
@@ -40,10 +41,14 @@ fn output(len: u32, limit: usize) -> Result<Vec<u8>, ImageError> {
     if need > limit {
         return Err(ImageError::TooLarge { need: u64::from(len), limit: limit as u64 });
     }
-    let mut out = Vec::new();
-    out.try_reserve_exact(need).map_err(|_| ImageError::OutOfMemory)?;
-    out.resize(need, 0);
-    Ok(out)
+    zeroed(need)
+}
+
+fn zeroed(len: usize) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| ImageError::OutOfMemory)?;
+    bytes.resize(len, 0);
+    Ok(bytes)
 }
 
 /// Splits the appended length off.
@@ -54,23 +59,51 @@ fn split_length(payload: &[u8]) -> Result<(&[u8], u32), ImageError> {
 }
 
 fn unxz(payload: &[u8], limit: usize) -> Result<Vec<u8>, ImageError> {
-    let (mut input, len) = split_length(payload)?;
+    let (input, len) = split_length(payload)?;
     let mut out = output(len, limit)?;
-    let mut decoder: Box<XzDecoder<'static>> = XzDecoder::in_heap_with_alloc_dict_size(1 << 16, XZ_MAX_DICT);
+    let mut dict = XZ_FIRST_DICT;
+    loop {
+        match unxz_with(dict, input, &mut out)? {
+            Unxz::Done(done) => return exact(out, done, "xz: length"),
+            Unxz::NeedsDict(need) if need > XZ_MAX_DICT => {
+                return Err(ImageError::DamagedPayload("xz: dictionary"));
+            }
+            // Blocks may each want more than the one before: the second time they get the most there is.
+            Unxz::NeedsDict(need) => dict = if dict == XZ_FIRST_DICT { need } else { XZ_MAX_DICT },
+        }
+    }
+}
+
+/// What came of unpacking an XZ stream with a dictionary of some size.
+enum Unxz {
+    /// So many bytes.
+    Done(usize),
+    /// A block needs a larger one.
+    NeedsDict(usize),
+}
+
+/// The decoder would end everything if there were no memory for a dictionary; so it gets one that is there.
+fn unxz_with(dict: usize, mut input: &[u8], out: &mut [u8]) -> Result<Unxz, ImageError> {
+    let mut decoder = XzDecoder::in_heap_with_alloc_dict(zeroed(dict)?, dict);
     let mut done = 0;
     loop {
         let room = out.get_mut(done..).unwrap_or_default();
-        let step = decoder.decode(input, room).map_err(|_| ImageError::DamagedPayload("xz"))?;
+        let step = match decoder.decode(input, room) {
+            Ok(step) => step,
+            Err(XzError::DictionaryTooLarge(need)) => {
+                return Ok(Unxz::NeedsDict(usize::try_from(need).unwrap_or(usize::MAX)));
+            }
+            Err(_) => return Err(ImageError::DamagedPayload("xz")),
+        };
         input = input.get(step.input_consumed()..).unwrap_or_default();
         done += step.output_produced();
         if matches!(step, XzNextBlockResult::EndOfStream(..)) {
-            break;
+            return Ok(Unxz::Done(done));
         }
         if step.input_consumed() == 0 && step.output_produced() == 0 {
             return Err(ImageError::DamagedPayload("xz: ends early"));
         }
     }
-    exact(out, done, "xz: length")
 }
 
 fn unlz4(payload: &[u8], limit: usize) -> Result<Vec<u8>, ImageError> {
