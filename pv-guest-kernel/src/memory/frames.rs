@@ -102,6 +102,12 @@ pub fn available() -> (u64, u64) {
     (free, p2m::count().saturating_sub(limit()))
 }
 
+/// Whether one in `part` of the domain's frames would be left if `count` were taken.
+pub(crate) fn leave(count: usize, part: u64) -> bool {
+    let (free, unmapped) = available();
+    free + unmapped >= (count as u64).saturating_add(p2m::count() / part)
+}
+
 /// Starts the allocator with `mapped` chunks in the direct map and no free frame.
 pub(super) fn init(chunks: &'static mut [ChunkMap], mapped: usize) {
     chunks.fill(ChunkMap::FULL);

@@ -13,6 +13,10 @@ use crate::sync::IrqLock;
 
 /// Least number of frames by which the heap grows: 1 MiB.
 const STEP_FRAMES: usize = 256;
+/// Allocations of so many bytes leave one in [`KEPT_PART`] of all frames to smaller ones, of which most cannot cope with
+/// a refusal. Whoever wants much at a time asks whether it can be had.
+const LARGE: usize = 1 << 20;
+const KEPT_PART: u64 = 32;
 
 /// Hands frames to the heap.
 #[derive(Debug)]
@@ -30,6 +34,9 @@ unsafe impl Source for Frames {
         // The heap keeps a few words next to each allocation, and its maps in the first part.
         let overhead = 2 * PAGE_SIZE + layout.align();
         let frames_needed = layout.size().checked_add(overhead).ok_or(())?.div_ceil(PAGE_SIZE);
+        if layout.size() >= LARGE && !frames::leave(frames_needed, KEPT_PART) {
+            return Err(());
+        }
         let count = frames_needed.max(STEP_FRAMES);
         let (pfn, count) = match frames::alloc(count) {
             Some(pfn) => (pfn, count),

@@ -15,10 +15,12 @@ use pv_abi::pte::Pte;
 
 use crate::hypercall::multicall::Multicall;
 use crate::hypercall::{self, Errno, Result, address_of};
-use crate::memory::{Area, PAGE_SIZE, Prot, SharedPages, direct, p2m};
+use crate::memory::{Area, PAGE_SIZE, Prot, SharedPages, direct, frames, p2m};
 
 /// Machine addresses have at most this many bits, for devices that know no more.
 const ADDRESS_BITS: u32 = 32;
+/// One in so many frames is left to others, who may have less use for a refusal.
+const KEPT_PART: u64 = 64;
 
 /// Zeroed memory that a device may read and write. Freed when dropped, so the device must be done with it by then.
 #[derive(Debug)]
@@ -32,6 +34,9 @@ impl DmaBuf {
     #[must_use]
     pub fn alloc(bytes: usize) -> Option<Self> {
         let count = bytes.div_ceil(PAGE_SIZE).max(1);
+        if !frames::leave(count, KEPT_PART) {
+            return None;
+        }
         let pages = SharedPages::new(count)?;
         if let Some(maddr) = contiguous(&pages) {
             return Some(Self { pages, maddr });

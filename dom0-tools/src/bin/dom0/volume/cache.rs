@@ -35,10 +35,13 @@ impl core::fmt::Display for Miss {
 
 impl core::error::Error for Miss {}
 
+/// What was read together, and where in it a piece begins.
+type Piece = (Rc<Vec<u8>>, usize);
+
 /// The cache of one operation.
 pub(super) struct Cache {
     disk: Rc<Disk>,
-    pieces: RefCell<BTreeMap<u64, Vec<u8>>>,
+    pieces: RefCell<BTreeMap<u64, Piece>>,
     writes: RefCell<BTreeMap<u64, [u8; SECTOR]>>,
     missing: Cell<u64>,
     next: Cell<u64>,
@@ -73,10 +76,10 @@ impl Cache {
         if sectors == 0 {
             return Err(DiskError::Range);
         }
-        let data = transfer(&self.disk, Op::Read, start, sectors, None).await?;
+        let data = Rc::new(transfer(&self.disk, Op::Read, start, sectors, None).await?);
         let mut pieces = self.pieces.borrow_mut();
-        for (index, piece) in (first..).zip(data.chunks(PIECE_BYTES)) {
-            pieces.insert(index, piece.to_vec());
+        for (index, at) in (first..).zip((0..data.len()).step_by(PIECE_BYTES)) {
+            pieces.insert(index, (data.clone(), at));
         }
         self.next.set(first + ahead);
         Ok(())
@@ -126,7 +129,8 @@ impl Cache {
         }
         let pieces = self.pieces.borrow();
         let offset = usize::try_from(sector % PIECE).unwrap_or(0) * SECTOR;
-        let content = pieces.get(&(sector / PIECE)).and_then(|piece| piece.get(offset..offset + SECTOR));
+        let piece = pieces.get(&(sector / PIECE));
+        let content = piece.and_then(|(data, at)| data.get(at + offset..at + offset + SECTOR));
         let Some(content) = content else {
             self.missing.set(sector / PIECE);
             return Err(Miss);
@@ -205,7 +209,12 @@ async fn transfer(
         disk.request(op, at, &segments, Box::new(pages.clone())).await?;
         done += batch;
     }
-    let mut data = alloc::vec![0; if op == Op::Read { bytes } else { 0 }];
+    let mut data = Vec::new();
+    if op == Op::Read {
+        // A file may be larger than what is left.
+        data.try_reserve_exact(bytes).map_err(|_| DiskError::NoMemory)?;
+        data.resize(bytes, 0);
+    }
     for (page, part) in pages.iter().zip(data.chunks_mut(PAGE_SIZE)) {
         page.read_bytes(0, part);
     }
