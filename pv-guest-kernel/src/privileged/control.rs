@@ -17,7 +17,7 @@ use pv_abi::mmu::MmuextCmd;
 use pv_abi::trap::VcpuGuestContext;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::foreign::must_be_foreign;
+use super::foreign::{must_be_foreign, must_be_foreign_frame};
 use crate::hypercall::{Errno, Result, address_of, memory_op, mmu, table};
 
 /// Attempts at an operation that asks to be repeated.
@@ -90,6 +90,7 @@ pub fn vcpu_info(dom: DomId, vcpu: VcpuId) -> Result<DomctlGetvcpuinfo> {
 
 /// Has the hypervisor write its call stubs into a frame of the domain.
 pub fn init_hypercall_page(dom: DomId, frame: Mfn) -> Result {
+    must_be_foreign_frame(frame)?;
     plain(DomctlCmd::HypercallInit, dom, &DomctlHypercallInit { gmfn: frame.raw() }).map(drop)
 }
 

@@ -9,10 +9,16 @@ use pv_abi::memory::{E820Entry, MemoryOp, XenForeignMemoryMap, XenMemoryMap, Xen
 use pv_abi::mmu::{MmuUpdate, MmuUpdateCmd, MmuextCmd};
 
 use crate::hypercall::{self, Errno, Result, address_of, mmu};
+use crate::memory::p2m;
 
 /// Refuses this domain's own name: these functions must not change memory that Rust owns.
 pub(super) fn must_be_foreign(domain: DomId) -> Result {
     if domain == DomId::SELF { Err(Errno::Inval) } else { Ok(()) }
+}
+
+/// Refuses a frame of this domain. Its own number names a domain as well as [`DomId::SELF`] does, and no hypercall tells it.
+pub(super) fn must_be_foreign_frame(frame: Mfn) -> Result {
+    if p2m::pfn_of(frame).is_some() { Err(Errno::Inval) } else { Ok(()) }
 }
 
 /// Gives `domain` one block of 2^order frames at `first`.
@@ -23,6 +29,7 @@ pub fn populate_block(domain: DomId, first: Pfn, order: u32) -> Result<Mfn> {
 
 /// Takes single frames away from `domain`; returns how many.
 pub fn decrease(domain: DomId, mfns: &[Mfn]) -> Result<usize> {
+    mfns.iter().try_for_each(|mfn| must_be_foreign_frame(*mfn))?;
     let raw: Vec<u64> = mfns.iter().map(|mfn| mfn.raw()).collect();
     reserve(MemoryOp::DecreaseReservation, domain, raw, 0).map(|(done, _)| done)
 }
