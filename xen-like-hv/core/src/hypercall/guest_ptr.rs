@@ -118,7 +118,8 @@ impl<const WORDS: usize> CheckedList<WORDS> {
     pub fn advance(&mut self) {
         if self.left != 0 {
             self.left -= 1;
-            self.at = GuestVa::new(self.at.raw() + (WORDS * 8) as u64);
+            // A list may end where the addresses do.
+            self.at = GuestVa::new(self.at.raw().wrapping_add((WORDS * 8) as u64));
         }
     }
 
@@ -341,5 +342,10 @@ mod tests {
         assert_eq!((seen, list.left()), (2, 0));
         list.advance();
         assert_eq!(list.address().raw(), LOW_END);
+        let Ok(mut last) = CheckedList::<8>::new(u64::MAX - 63, 1) else {
+            panic!("the last record is refused")
+        };
+        last.advance();
+        assert_eq!((last.first(), last.left()), (None, 0));
     }
 }

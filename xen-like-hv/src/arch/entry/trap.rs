@@ -86,6 +86,9 @@ extern "C" fn hypervisor_trap(frame: &mut UserRegs) -> usize {
 }
 
 /// Whether a page fault of a registered access was due to a stale translation, which is gone then.
+///
+/// It asks the tables of the vcpu's mode. While others are loaded (a vcpu in user mode comes or goes, and its areas are
+/// written), nobody is current, and must not be: a guest could have its one tree allow for ever what the other refuses.
 fn was_stale(error_code: u32) -> bool {
     let va = GuestVa::new(regs::read_cr2());
     let stale = state::hypervisor()

@@ -205,7 +205,7 @@ pub(crate) unsafe fn read_bytes(at: u64, dst: &mut [u8]) -> bool {
         && place.len() == 4
     {
         // SAFETY: as above: the last four bytes of the range.
-        let half = unsafe { load_half(at + (len as u64 & !7), &mut failed) };
+        let half = unsafe { load_half(at.wrapping_add(len as u64 & !7), &mut failed) };
         place.copy_from_slice(&half.to_le_bytes());
     }
     close();
@@ -232,7 +232,7 @@ pub(crate) unsafe fn write_bytes(at: u64, src: &[u8]) -> bool {
     each_word!(one);
     if let Some(half) = src.get(src.len() & !7..).and_then(|b| b.first_chunk()) {
         // The last four bytes of the range.
-        let at = at + (src.len() as u64 & !7);
+        let at = at.wrapping_add(src.len() as u64 & !7);
         store!(at, 0, "{value:e}", u32::from_le_bytes(*half), {
             close();
             return false;
