@@ -101,7 +101,7 @@ impl crate::toolstack::Store for Xenstore {
     }
 
     fn directory(&mut self, path: &str) -> Result<Vec<String>, Errno> {
-        self.as_dom0(path, |view, at| Ok(ops::directory(view, DOM0, at)?.0))
+        self.as_dom0(path, |view, at| Ok(ops::listed(view, DOM0, at)?.children.iter().cloned().collect()))
     }
 
     fn set_perms(

@@ -62,10 +62,9 @@ pub(crate) fn read(view: &mut View<'_>, who: Who, at: &str) -> Result<Vec<u8>, E
     Ok(existing(view, who, at, Access::reads)?.value.clone())
 }
 
-/// Children and the generation of the list.
-pub(crate) fn directory(view: &mut View<'_>, who: Who, at: &str) -> Result<(Vec<String>, u64), Errno> {
-    let node = existing(view, who, at, Access::reads)?;
-    Ok((node.children.iter().cloned().collect(), node.generation))
+/// A node whose children are asked for. They may be many: whoever asks copies no more than is wanted.
+pub(crate) fn listed<'v>(view: &'v mut View<'_>, who: Who, at: &str) -> Result<&'v Node, Errno> {
+    existing(view, who, at, Access::reads)
 }
 
 pub(crate) fn get_perms(view: &mut View<'_>, who: Who, at: &str) -> Result<Perms, Errno> {

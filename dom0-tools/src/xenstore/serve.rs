@@ -12,6 +12,7 @@ use super::ops;
 use super::path;
 use super::perms::{Perms, Who, domid};
 use super::store::{Effect, Xenstore, event};
+use super::tree::Node;
 use super::txn::{Transaction, View};
 use super::watch::Watch;
 use super::wire::{self, Header, Op, PAYLOAD_MAX};
@@ -236,7 +237,7 @@ fn node_request(view: &mut View<'_>, who: Who, op: Op, payload: &[u8]) -> Reply 
     match op {
         Op::Read => return ops::read(view, who, &at),
         Op::GetPerms => return Ok(ops::get_perms(view, who, &at)?.encode()),
-        Op::Directory => return Ok(names(&ops::directory(view, who, &at)?.0)),
+        Op::Directory => return names(ops::listed(view, who, &at)?),
         Op::DirectoryPart => return directory_part(view, who, &at, rest),
         Op::Write => ops::write(view, who, &at, rest)?,
         Op::Mkdir => ops::mkdir(view, who, &at)?,
@@ -247,26 +248,34 @@ fn node_request(view: &mut View<'_>, who: Who, op: Op, payload: &[u8]) -> Reply 
     Ok(OK.to_vec())
 }
 
-fn names(children: &[alloc::string::String]) -> Vec<u8> {
-    children.iter().flat_map(|child| child.bytes().chain([0])).collect()
+fn names(node: &Node) -> Reply {
+    let bytes: usize = node.children.iter().map(|child| child.len() + 1).sum();
+    if bytes > PAYLOAD_MAX {
+        return Err(Errno::TooBig);
+    }
+    Ok(node.children.iter().flat_map(|child| child.bytes().chain([0])).collect())
 }
 
 /// The list from a byte offset on: generation, names, and an empty name after the last.
 fn directory_part(view: &mut View<'_>, who: Who, at: &str, rest: &[u8]) -> Reply {
     let [offset] = wire::strings(rest).ok_or(Errno::Inval)?;
     let offset: usize = offset.parse().map_err(|_| Errno::Inval)?;
-    let (children, generation) = ops::directory(view, who, at)?;
-    let list = names(&children);
-    let mut reply = format!("{generation}\0").into_bytes();
-    let mut tail = list.get(offset..).unwrap_or_default();
-    // Only whole names, and room for the end mark.
-    while let Some(end) = tail.iter().position(|&b| b == 0) {
-        let (name, next) = tail.split_at(end + 1);
-        if reply.len() + name.len() + 1 > PAYLOAD_MAX {
+    let node = ops::listed(view, who, at)?;
+    let mut reply = format!("{}\0", node.generation).into_bytes();
+    let mut start = 0_usize;
+    for child in &node.children {
+        let skipped = offset.saturating_sub(start);
+        start += child.len() + 1;
+        if start <= offset {
+            continue;
+        }
+        // Only whole names, and room for the end mark.
+        let name = child.as_bytes().get(skipped..).unwrap_or_default();
+        if reply.len() + name.len() + 2 > PAYLOAD_MAX {
             return Ok(reply);
         }
         reply.extend_from_slice(name);
-        tail = next;
+        reply.push(0);
     }
     reply.push(0);
     Ok(reply)
