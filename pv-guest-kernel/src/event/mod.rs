@@ -140,6 +140,7 @@ fn deliver(port: usize) {
     };
     let handler = sink.handler.lock_in_upcall().clone();
     if let Some(handler) = handler {
+        let _inside = crate::local::Handling::begin();
         handler(sink.port);
     }
     sink.notify.notify();
