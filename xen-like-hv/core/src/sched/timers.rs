@@ -281,12 +281,15 @@ impl Scheduler {
         (due != NEVER).then_some(due)
     }
 
-    /// Arms this pcpu's timer for its next deadline, if it is not armed for that already.
+    /// Arms this pcpu's timer for its next deadline, unless it goes off before that anyway: then it is armed anew. Most
+    /// deadlines are put off or given up before they come (a slice ends early, a guest's timer is set again), and setting the
+    /// timer each time would cost more than an interrupt now and then that finds nothing to do.
     pub(crate) fn rearm(&self, m: &impl SchedPorts, pcpu: PcpuId) {
-        let due = self.next_deadline(pcpu);
-        let want = due.unwrap_or(NEVER);
-        if self.queue(pcpu).armed.swap(want, Relaxed) != want {
-            m.set_deadline(due);
+        let want = self.next_deadline(pcpu).unwrap_or(NEVER);
+        let armed = &self.queue(pcpu).armed;
+        if want < armed.load(Relaxed) {
+            armed.store(want, Relaxed);
+            m.set_deadline(Some(want));
         }
     }
 
