@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::GrantRef;
 use pv_abi::io::blkif::{
-    BlkifOp, BlkifRequest, BlkifRequestIndirect, BlkifRequestSegment, BlkifResponse, BlkifStatus,
-    MAX_SEGMENTS, SECTOR_SIZE, SECTORS_PER_PAGE,
+    BlkifOp, BlkifRequest, BlkifRequestDiscard, BlkifRequestIndirect, BlkifRequestSegment, BlkifResponse,
+    BlkifStatus, DiscardFlags, MAX_SEGMENTS, SECTOR_SIZE, SECTORS_PER_PAGE,
 };
 use zerocopy::FromBytes;
 
@@ -26,6 +26,8 @@ pub enum Action {
     Write,
     /// What was written reaches stable storage.
     Flush,
+    /// The contents of so many sectors are needed no more.
+    Discard(u64),
 }
 
 /// A run of bytes in a granted page.
@@ -46,6 +48,8 @@ pub struct Geometry {
     pub sectors: u64,
     /// No writes.
     pub read_only: bool,
+    /// Whether discards are offered.
+    pub discard: bool,
 }
 
 /// Who asked, for the answer.
@@ -147,11 +151,26 @@ pub fn decode(request: &BlkifRequest, disk: Geometry) -> Decoded {
         (Some(BlkifOp::FlushDiskcache), _) => {
             Decoded::Run(Work { ticket, action: Action::Flush, sector: 0, segments: Vec::new() })
         }
+        (Some(BlkifOp::Discard), _) if disk.discard => discard(&request.as_discard(), disk),
         (Some(BlkifOp::Indirect), _) => indirect(&request.as_indirect()),
         (Some(BlkifOp::Read | BlkifOp::Write), None) => Decoded::Answer(ticket.answer(BlkifStatus::Error)),
-        // Barriers and discards are not offered.
+        // Barriers are not offered, nor are discards where the disk has none.
         _ => Decoded::Answer(ticket.answer(BlkifStatus::OpNotSupp)),
     }
+}
+
+/// Discards that make the old contents unreadable are not offered: a disk may leave them where they are.
+fn discard(request: &BlkifRequestDiscard, disk: Geometry) -> Decoded {
+    let ticket = Ticket { id: request.id, operation: request.operation };
+    if DiscardFlags::from_bits_retain(request.flag).contains(DiscardFlags::SECURE) {
+        return Decoded::Answer(ticket.answer(BlkifStatus::OpNotSupp));
+    }
+    let (sector, count) = (request.sector_number, request.nr_sectors);
+    let fits = sector.checked_add(count).is_some_and(|end| end <= disk.sectors);
+    if count == 0 || disk.read_only || !fits {
+        return Decoded::Answer(ticket.answer(BlkifStatus::Error));
+    }
+    Decoded::Run(Work { ticket, action: Action::Discard(count), sector, segments: Vec::new() })
 }
 
 fn indirect(request: &BlkifRequestIndirect) -> Decoded {
@@ -215,7 +234,7 @@ mod tests {
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 
-    const DISK: Geometry = Geometry { sectors: 100, read_only: false };
+    const DISK: Geometry = Geometry { sectors: 100, read_only: false, discard: true };
 
     fn request(op: BlkifOp, sector: u64, segments: &[(u32, u8, u8)]) -> BlkifRequest {
         let mut request = BlkifRequest {
@@ -229,6 +248,23 @@ mod tests {
             *slot = BlkifRequestSegment { gref, first_sect, last_sect, _pad: 0 };
         }
         request
+    }
+
+    fn discarding(sector_number: u64, nr_sectors: u64) -> BlkifRequest {
+        let operation = BlkifOp::Discard.raw();
+        BlkifRequestDiscard { operation, id: 5, sector_number, nr_sectors, ..Default::default() }.into()
+    }
+
+    #[test]
+    fn a_discard_stays_on_the_disk() {
+        let Decoded::Run(work) = decode(&discarding(90, 10), DISK) else { panic!("refused") };
+        assert_eq!((work.action, work.sector, work.segments.len()), (Action::Discard(10), 90, 0));
+        let error = Some(BlkifStatus::Error.raw());
+        for (sector, count) in [(90, 11), (0, 0), (u64::MAX, 1), (1, u64::MAX)] {
+            assert_eq!(status(decode(&discarding(sector, count), DISK)), error, "{sector} {count}");
+        }
+        let read_only = Geometry { read_only: true, ..DISK };
+        assert_eq!(status(decode(&discarding(0, 1), read_only)), error);
     }
 
     fn status(decoded: Decoded) -> Option<i16> {
@@ -275,9 +311,11 @@ mod tests {
     #[test]
     fn what_is_not_offered_is_not_supported() {
         let not_supported = Some(BlkifStatus::OpNotSupp.raw());
-        for op in [BlkifOp::WriteBarrier, BlkifOp::Discard] {
-            assert_eq!(status(decode(&request(op, 0, &[(1, 0, 0)]), DISK)), not_supported);
-        }
+        assert_eq!(status(decode(&request(BlkifOp::WriteBarrier, 0, &[(1, 0, 0)]), DISK)), not_supported);
+        let without = Geometry { discard: false, ..DISK };
+        assert_eq!(status(decode(&discarding(0, 1), without)), not_supported);
+        let secure = BlkifRequestDiscard { flag: 1, ..discarding(0, 1).as_discard() };
+        assert_eq!(status(decode(&secure.into(), DISK)), not_supported);
         let unknown = BlkifRequest { operation: 200, ..BlkifRequest::default() };
         assert_eq!(status(decode(&unknown, DISK)), not_supported);
     }
@@ -312,7 +350,10 @@ mod tests {
             request.operation = op;
             request.sector_number %= 200;
             if let Decoded::Run(work) = decode(&request, DISK) {
-                let bytes: u64 = work.segments.iter().map(|segment| u64::from(segment.len)).sum();
+                let mut bytes: u64 = work.segments.iter().map(|segment| u64::from(segment.len)).sum();
+                if let Action::Discard(sectors) = work.action {
+                    bytes = sectors * 512;
+                }
                 prop_assert!(work.sector + bytes / 512 <= DISK.sectors);
                 for segment in &work.segments {
                     prop_assert!(segment.len != 0 && segment.offset % 512 == 0);

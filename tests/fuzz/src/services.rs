@@ -78,7 +78,11 @@ fn check(work: &Work, disk: Geometry) {
 /// See the crate.
 pub(crate) fn blkif(input: &[u8]) {
     let mut b = Bytes::new(input);
-    let disk = Geometry { sectors: u64::from(b.byte()) << (b.byte() % 56), read_only: b.byte() & 1 != 0 };
+    let disk = Geometry {
+        sectors: u64::from(b.byte()) << (b.byte() % 56),
+        read_only: b.byte() & 1 != 0,
+        discard: b.byte() & 1 != 0,
+    };
     while !b.is_empty() {
         let mut request = BlkifRequest::new_zeroed();
         let size = size_of::<BlkifRequest>();

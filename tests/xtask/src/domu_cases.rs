@@ -9,6 +9,7 @@ use crate::paths;
 use crate::suite::{Case, Context, Needs, Outcome};
 use crate::system::System;
 use crate::typed::Typed;
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -376,6 +377,7 @@ fn root(context: &Context) -> Result<Outcome> {
         claim(rings == "2", format!("xvda has {rings} rings, not 2"))?;
         typed.must(TREE, SHORT)?;
         let figures = throughput(&mut typed)?;
+        discards(&mut typed, &image)?;
         no_complaints(&mut typed)?;
         typed.keys("mount -o remount,ro /; poweroff -f\n")?;
         gone(system, "linux")?;
@@ -385,6 +387,18 @@ fn root(context: &Context) -> Result<Outcome> {
         Outcome::Passed(_) => check_tree(&image).map(|()| outcome),
         other => Ok(other),
     }
+}
+
+/// What the guest's file system needs no more, the host's file does not keep either.
+fn discards(typed: &mut Typed, image: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let kept =
+        || fs::metadata(image).map(|data| data.blocks() * 512).map_err(|error| Failure::at(image, &error));
+    typed.must("dd if=/dev/urandom of=/spare bs=1M count=12 conv=fsync 2>/dev/null", SHORT)?;
+    let before = kept()?;
+    typed.must("rm /spare; sync; fstrim /", SHORT)?;
+    let after = kept()?;
+    claim(after + (8 << 20) <= before, format!("the host's file keeps {after} of {before} bytes"))
 }
 
 fn executable(path: &std::path::Path) -> Result<()> {

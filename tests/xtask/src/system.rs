@@ -87,7 +87,9 @@ impl Plan {
                 return Err(Failure::new(format!("{}: no such disk", disk.display())));
             }
             machine.extra.push("-drive".into());
-            machine.extra.push(format!("if=none,id=disk{number},format=raw,file={}", quoted(disk)));
+            machine
+                .extra
+                .push(format!("if=none,id=disk{number},format=raw,discard=unmap,file={}", quoted(disk)));
             machine.extra.push("-device".into());
             machine.extra.push(format!("virtio-blk-pci,drive=disk{number}"));
         }

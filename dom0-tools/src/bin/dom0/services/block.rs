@@ -81,7 +81,8 @@ impl VirtualDisk {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry { sectors: self.disk.sectors(), read_only: self.read_only }
+        let discard = self.disk.discard_granularity().is_some();
+        Geometry { sectors: self.disk.sectors(), read_only: self.read_only, discard }
     }
 }
 
@@ -89,7 +90,14 @@ impl Device for VirtualDisk {
     fn offer(&self, node: &mut Node<'_>) {
         node.put("feature-flush-cache", "1");
         node.put("feature-barrier", "0");
-        node.put("feature-discard", "0");
+        if let Some(bytes) = self.disk.discard_granularity() {
+            node.put("feature-discard", "1");
+            node.put("discard-granularity", &bytes.to_string());
+            node.put("discard-alignment", "0");
+            node.put("discard-secure", "0");
+        } else {
+            node.put("feature-discard", "0");
+        }
         node.put("feature-persistent", "0");
         node.put("multi-queue-max-queues", &MAX_QUEUES.to_string());
         node.put("feature-max-indirect-segments", &MAX_INDIRECT_SEGMENTS.to_string());

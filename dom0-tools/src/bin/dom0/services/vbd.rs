@@ -176,6 +176,7 @@ impl Vbd {
     async fn carry_out(&self, work: &Work) -> Result<(), DiskError> {
         let op = match work.action {
             Action::Flush => return self.disk.request(Op::Flush, 0, &[], Box::new(())).await,
+            Action::Discard(sectors) => return self.disk.discard(work.sector, sectors).await,
             Action::Read => Op::Read,
             Action::Write => Op::Write,
         };

@@ -31,18 +31,25 @@ pub(crate) const MAX_SEGMENTS: usize = 128;
 const FEATURE_SEG_MAX: u32 = 1 << 2;
 const FEATURE_READ_ONLY: u32 = 1 << 5;
 const FEATURE_FLUSH: u32 = 1 << 9;
+const FEATURE_DISCARD: u32 = 1 << 13;
 const FEATURE_INDIRECT: u32 = 1 << 28;
 
 const CONFIG_CAPACITY: u16 = 0;
 const CONFIG_SEG_MAX: u16 = 12;
+const CONFIG_DISCARD_SECTORS: u16 = 36;
+const CONFIG_DISCARD_ALIGNMENT: u16 = 44;
 
 const TYPE_IN: u32 = 0;
 const TYPE_OUT: u32 = 1;
 const TYPE_FLUSH: u32 = 4;
+const TYPE_DISCARD: u32 = 11;
 
 const HEADER_BYTES: u32 = 16;
 const STATUS_OFFSET: usize = 16;
 const TABLE_OFFSET: usize = 32;
+/// What a discard is about; no table reaches so far.
+const RANGE_OFFSET: usize = PAGE_SIZE - 16;
+const RANGE_BYTES: u32 = 16;
 const DESC_BYTES: usize = 16;
 const STATUS_OK: u8 = 0;
 const STATUS_UNSUPPORTED: u8 = 2;
@@ -58,6 +65,8 @@ pub(crate) enum Op {
     Write,
     /// What was written reaches stable storage.
     Flush,
+    /// The contents of so many sectors are needed no more.
+    Discard(u32),
 }
 
 /// A run of machine memory.
@@ -120,6 +129,16 @@ pub(crate) struct Disk {
     read_only: bool,
     flush: bool,
     max_segments: usize,
+    discard: Option<Discard>,
+}
+
+/// How the device discards.
+#[derive(Clone, Copy, Debug)]
+struct Discard {
+    /// Most sectors of one request.
+    most: u32,
+    /// Sectors of what it keeps or discards as one.
+    granularity: u32,
 }
 
 impl Disk {
@@ -130,7 +149,7 @@ impl Disk {
             transport.fail();
             return Err(InitError::MissingFeature("indirect descriptors"));
         }
-        let wanted = FEATURE_SEG_MAX | FEATURE_READ_ONLY | FEATURE_FLUSH | FEATURE_INDIRECT;
+        let wanted = FEATURE_SEG_MAX | FEATURE_READ_ONLY | FEATURE_FLUSH | FEATURE_INDIRECT | FEATURE_DISCARD;
         transport.accept(offered & wanted);
         let queue = transport.queue(0, DEPTH)?;
         let slots: Option<Vec<Slot>> = (0..queue.depth()).map(|_| Slot::new()).collect();
@@ -141,6 +160,10 @@ impl Disk {
             0 => 1,
             _ => usize::try_from(transport.config_u32(CONFIG_SEG_MAX)).unwrap_or(1).max(1),
         };
+        let discard = (offered & FEATURE_DISCARD != 0).then(|| Discard {
+            most: transport.config_u32(CONFIG_DISCARD_SECTORS).max(1),
+            granularity: transport.config_u32(CONFIG_DISCARD_ALIGNMENT).max(1),
+        });
         transport.run();
         Ok(Rc::new(Self {
             name,
@@ -150,6 +173,7 @@ impl Disk {
             read_only: offered & FEATURE_READ_ONLY != 0,
             flush: offered & FEATURE_FLUSH != 0,
             max_segments: device_segments.min(MAX_SEGMENTS),
+            discard,
         }))
     }
 
@@ -173,12 +197,35 @@ impl Disk {
         self.max_segments
     }
 
+    /// Bytes of what a discard frees as one; `None` if the disk does not discard.
+    pub(crate) fn discard_granularity(&self) -> Option<u64> {
+        let discard = self.discard.filter(|_| !self.read_only)?;
+        Some(u64::from(discard.granularity) * SECTOR_BYTES)
+    }
+
+    /// Tells the disk that `count` sectors are needed no more: in as many requests as it takes.
+    pub(crate) async fn discard(&self, sector: u64, count: u64) -> Result<(), DiskError> {
+        let most = self.discard.ok_or(DiskError::Unsupported)?.most;
+        let end = sector.checked_add(count).ok_or(DiskError::Range)?;
+        let mut next = sector;
+        while next < end {
+            let part = u32::try_from(end - next).unwrap_or(u32::MAX).min(most);
+            self.request(Op::Discard(part), next, &[], Box::new(())).await?;
+            next += u64::from(part);
+        }
+        Ok(())
+    }
+
     fn check(&self, op: Op, sector: u64, segments: &[Segment]) -> Result<(), DiskError> {
         if op == Op::Flush {
             return Ok(());
         }
-        if op == Op::Write && self.read_only {
+        if op != Op::Read && self.read_only {
             return Err(DiskError::ReadOnly);
+        }
+        if let Op::Discard(count) = op {
+            let end = sector.checked_add(u64::from(count));
+            return if end.is_some_and(|end| end <= self.sectors) { Ok(()) } else { Err(DiskError::Range) };
         }
         let bytes: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
         let end = sector.checked_add(bytes / SECTOR_BYTES).ok_or(DiskError::Range)?;
@@ -278,17 +325,26 @@ impl Slot {
             Op::Read => (TYPE_IN, DESC_WRITE),
             Op::Write => (TYPE_OUT, 0),
             Op::Flush => (TYPE_FLUSH, 0),
+            Op::Discard(_) => (TYPE_DISCARD, 0),
         };
+        // What a discard is about is data of its request; the field for a sector stays unused.
+        let header_sector = if matches!(op, Op::Discard(_)) { 0 } else { sector };
         self.result = None;
         self.waker = None;
         self.page.write_u32(0, kind);
         self.page.write_u32(4, 0);
-        self.page.write_u64(8, sector);
+        self.page.write_u64(8, header_sector);
         self.page.write_u8(STATUS_OFFSET, STATUS_PENDING);
         let mut table = Table { page: &self.page, next: 0 };
         table.add(self.page.maddr(), HEADER_BYTES, DESC_NEXT);
         for segment in segments {
             table.add(segment.addr, segment.len, DESC_NEXT | data_flags);
+        }
+        if let Op::Discard(count) = op {
+            self.page.write_u64(RANGE_OFFSET, sector);
+            self.page.write_u32(RANGE_OFFSET + 8, count);
+            self.page.write_u32(RANGE_OFFSET + 12, 0);
+            table.add(self.page.maddr_at(RANGE_OFFSET), RANGE_BYTES, DESC_NEXT);
         }
         table.add(self.page.maddr_at(STATUS_OFFSET), 1, DESC_WRITE);
         u32::from(table.next) * 16
