@@ -34,7 +34,7 @@ const REG_STATUS: u16 = 0x12;
 const REG_ISR: u16 = 0x13;
 const REG_CONFIG: u16 = 0x14;
 /// Registers plus the part of the device's own configuration that the drivers read.
-const NR_PORTS: u16 = 0x40;
+const NR_PORTS: u16 = 0x50;
 
 const STATUS_ACKNOWLEDGE: u8 = 1;
 const STATUS_DRIVER: u8 = 2;
