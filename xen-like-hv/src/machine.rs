@@ -133,6 +133,9 @@ impl GuestMem for Metal {
         if !begins_outside(src) {
             return Err(Fault(src));
         }
+        if !words::suits(dst.len()) {
+            return self.copy_from_guest(dst, src);
+        }
         // SAFETY: the range begins outside the hypervisor's area and is read upwards.
         if unsafe { words::read_bytes(src.raw(), dst) } { Ok(()) } else { Err(Fault(src)) }
     }
@@ -141,6 +144,9 @@ impl GuestMem for Metal {
     fn copy_small_to_guest(&self, dst: GuestVa, src: &[u8]) -> Result<(), Fault> {
         if !begins_outside(dst) {
             return Err(Fault(dst));
+        }
+        if !words::suits(src.len()) {
+            return self.copy_to_guest(dst, src);
         }
         // SAFETY: as above; CR0.WP is set, so read-only pages of the guest fault.
         if unsafe { words::write_bytes(dst.raw(), src) } { Ok(()) } else { Err(Fault(dst)) }

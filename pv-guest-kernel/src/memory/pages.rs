@@ -173,15 +173,16 @@ impl<'a> Area<'a> {
 
     /// The kernel's address of a range, if it lies within the area.
     #[must_use]
+    #[inline]
     pub fn address(&self, offset: usize, length: usize) -> Option<u64> {
         let end = offset.checked_add(length)?;
         (end <= self.length).then(|| self.start + offset as u64)
     }
 
+    #[inline]
     fn check(&self, offset: usize, length: usize) -> u64 {
-        let address = self.address(offset, length);
-        assert!(address.is_some(), "outside of the area");
-        address.unwrap_or(self.start)
+        let Some(address) = self.address(offset, length) else { panic!("outside of the area") };
+        address
     }
 
     /// Copies bytes out.
@@ -209,9 +210,10 @@ impl<'a> Area<'a> {
     /// # Panics
     /// If it leaves the area or `offset` is not aligned for it.
     #[must_use]
+    #[inline]
     pub fn view<T: Live>(&self, offset: usize) -> &'a T {
         let at = self.check(offset, size_of::<T>());
-        assert_eq!(index(at) % align_of::<T>(), 0, "not aligned");
+        assert!(index(at).is_multiple_of(align_of::<T>()), "not aligned");
         // SAFETY: within the area, aligned, and `Live` makes any concurrent change harmless.
         unsafe { &*core::ptr::with_exposed_provenance::<T>(index(at)) }
     }

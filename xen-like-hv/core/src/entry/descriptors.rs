@@ -176,6 +176,9 @@ pub fn set_gdt<M: Machine>(
     }
     let needed = usize::try_from(entries.div_ceil(ENTRIES_PER_FRAME)).map_err(|_| Errno::Inval)?;
     let frames = frames.get(..needed).ok_or(Errno::Inval)?;
+    if is_gdt(&vcpu.entry.tables.lock(), frames, entries) {
+        return Ok(());
+    }
     let new = hold_all(hv, m, dom, frames)?;
     let old = {
         let mut tables = vcpu.entry.tables.lock();
@@ -188,6 +191,14 @@ pub fn set_gdt<M: Machine>(
     };
     release(hv, m, &old);
     Ok(())
+}
+
+/// Whether these frames are the GDT that the vcpu has: held, checked and, if it runs, shown already.
+fn is_gdt(tables: &DescriptorTables, frames: &[u64], entries: u32) -> bool {
+    let has = tables.gdt_frames();
+    tables.gdt_entries == entries
+        && has.len() == frames.len()
+        && has.iter().zip(frames).all(|(mfn, raw)| mfn.raw() == *raw)
 }
 
 /// Gives the running vcpu an LDT of `entries` descriptors whose pages lie in `frames`; none removes it. `base` is

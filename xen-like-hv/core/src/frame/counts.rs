@@ -21,17 +21,20 @@ pub(crate) enum CountRefused {
 pub(crate) fn get(page: &PageInfo, owner: DomId, max: u64) -> Result<(), CountRefused> {
     let mut now = page.count_info();
     loop {
-        if !now.is_owned_by(owner) || now.count() == 0 {
-            return Err(CountRefused::NotOwned);
-        }
-        if now.count() >= max {
-            return Err(CountRefused::Overflow);
+        if now.references_of(owner).wrapping_sub(1) >= max - 1 {
+            return Err(why_refused(now, owner));
         }
         match page.swap_count_info(now, now.plus_one()) {
             Ok(()) => return Ok(()),
             Err(seen) => now = seen,
         }
     }
+}
+
+/// What [`get`] says of a frame to which it gives no reference.
+#[cold]
+fn why_refused(now: CountInfo, owner: DomId) -> CountRefused {
+    if !now.is_owned_by(owner) || now.count() == 0 { CountRefused::NotOwned } else { CountRefused::Overflow }
 }
 
 /// Clears `ALLOCATED`; `None` where it was clear. The caller gives the reference up.

@@ -550,21 +550,14 @@ impl FrameTable {
 
     #[inline(always)]
     pub(crate) fn get_writable_type(&self, m: &(impl Tlb + Cpu), page: &PageInfo) -> Result<(), FrameError> {
-        match types::get(page, PageType::Writable) {
-            Ok(types::TypeGot::Held) => Ok(()),
-            other => Self::finish_writable_type(m, page, other),
-        }
+        if types::get_writable_again(page) { Ok(()) } else { Self::get_new_writable_type(m, page) }
     }
 
-    /// What is left where the frame was not in use as writable.
+    /// The reference to a frame that was not in use as writable, or by somebody else at the same moment.
     #[inline(never)]
-    fn finish_writable_type(
-        m: &(impl Tlb + Cpu),
-        page: &PageInfo,
-        mut got: Result<types::TypeGot, types::TypeRefused>,
-    ) -> Result<(), FrameError> {
+    fn get_new_writable_type(m: &(impl Tlb + Cpu), page: &PageInfo) -> Result<(), FrameError> {
         loop {
-            match got {
+            match types::get(page, PageType::Writable) {
                 Ok(types::TypeGot::Held) => return Ok(()),
                 Ok(types::TypeGot::Claimed) => {
                     types::publish(page, flush::before_reuse(m, page.stamp()));
@@ -575,7 +568,6 @@ impl FrameTable {
                 Err(types::TypeRefused::Mismatch) => return Err(FrameError::WrongType),
                 Err(types::TypeRefused::Overflow) => return Err(FrameError::Overflow),
             }
-            got = types::get(page, PageType::Writable);
         }
     }
 
@@ -616,16 +608,16 @@ impl FrameTable {
     /// Gives up a general reference.
     #[inline(always)]
     pub(crate) fn put_raw(&self, mfn: Mfn, page: &PageInfo) {
-        let now = page.take_one_off();
-        assert!(now.count() != 0, "reference to {mfn} put that nobody holds");
-        if now.count() == 1 {
-            self.free_domain_frame(mfn, page, now);
+        let before = page.take_one_off();
+        if before.count() <= 1 {
+            self.free_domain_frame(mfn, page, before);
         }
     }
 
-    /// The last reference is gone: nobody can find the frame any more.
+    /// The last reference, that of the count word `info`, is gone: nobody can find the frame any more.
     #[cold]
     fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
+        assert!(info.count() != 0, "reference to {mfn} put that nobody holds");
         let ty = page.type_info();
         assert!(ty.count() == 0, "{mfn} freed while in use: {ty:?}");
         if let (Some(account), Ok(index)) =

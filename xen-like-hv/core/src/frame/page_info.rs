@@ -113,6 +113,22 @@ impl TypeInfo {
         let want = ty.code() << Self::TYPE_SHIFT | Self::VALIDATED;
         (self.0 ^ want) & (7 << Self::TYPE_SHIFT | Self::VALIDATED) == 0
     }
+    /// The number of uses where it is in use as that; a number beyond [`Self::MAX_COUNT`] where it is not. One subtraction
+    /// and one comparison then tell all that a use more or less depends on.
+    #[inline(always)]
+    pub(crate) const fn uses_as(self, ty: PageType) -> u64 {
+        (self.0 & !(Self::LOCKED | Self::PINNED)) ^ (ty.code() << Self::TYPE_SHIFT | Self::VALIDATED)
+    }
+    /// The number of writable uses where it has them and nothing else; a number beyond [`Self::MAX_COUNT`] where not.
+    #[inline(always)]
+    pub(crate) const fn writable_uses(self) -> u64 {
+        self.0 ^ Self::of(PageType::Writable, 0).with_validated().0
+    }
+    /// Whether it is in use, not locked, and has other uses beside one: then a use less changes nothing but the count.
+    #[inline(always)]
+    pub(crate) const fn has_uses_to_spare(self) -> bool {
+        self.0 & (Self::VALIDATED | Self::LOCKED) == Self::VALIDATED && self.count() > 1
+    }
     pub(crate) const fn count(self) -> u64 {
         self.0 & Self::COUNT
     }
@@ -133,9 +149,6 @@ impl TypeInfo {
     }
     pub(crate) const fn with_locked(self) -> Self {
         Self(self.0 | Self::LOCKED)
-    }
-    pub(crate) const fn without_locked(self) -> Self {
-        Self(self.0 & !Self::LOCKED)
     }
     pub(crate) const fn with_pinned(self) -> Self {
         Self(self.0 | Self::PINNED)
@@ -237,6 +250,19 @@ impl CountInfo {
         let want = Self::of(FrameState::Guest).0 | (owner.raw() as u64) << Self::OWNER_SHIFT;
         (self.0 ^ want) & !(Self::ALLOCATED | Self::SPECIAL | Self::COUNT) == 0
     }
+    /// The number of references where it is a frame of `owner`; a number beyond every limit where it is not. One subtraction
+    /// and one comparison then tell all that a look-up asks.
+    #[inline(always)]
+    pub(crate) const fn references_of(self, owner: DomId) -> u64 {
+        let want = Self::of(FrameState::Guest).0 | (owner.raw() as u64) << Self::OWNER_SHIFT;
+        (self.0 & !(Self::ALLOCATED | Self::SPECIAL)) ^ want
+    }
+    /// Whether it is a domain's, whichever.
+    #[inline(always)]
+    pub(crate) const fn is_guests(self) -> bool {
+        // The state's highest bit.
+        self.0 >> 63 != 0
+    }
     pub(crate) const fn count(self) -> u64 {
         self.0 & Self::COUNT
     }
@@ -328,6 +354,12 @@ impl PageInfo {
         self.type_info.compare_exchange_weak(old.0, new.0, AcqRel, Acquire).map(|_| ()).map_err(TypeInfo)
     }
 
+    /// Takes the lock and its use off; returns the word before. The caller has the lock, so both are there.
+    #[inline(always)]
+    pub(crate) fn take_lock_off(&self) -> TypeInfo {
+        TypeInfo(self.type_info.fetch_sub(TypeInfo::LOCKED | 1, AcqRel))
+    }
+
     /// Back to a reserved frame, for the next world of a test.
     #[cfg(any(test, feature = "fake"))]
     pub(crate) fn forget(&self) {
@@ -347,8 +379,12 @@ impl PageInfo {
     /// reading stays, whoever stores last (XSA-241).
     #[inline]
     pub(crate) fn note_unmapped(&self, clock: u64) {
-        if self.stamp.load(Relaxed) < clock && !seeded!(NoStamp) {
-            self.stamp.fetch_max(clock, AcqRel);
+        let mut now = self.stamp.load(Relaxed);
+        while now < clock && !seeded!(NoStamp) {
+            match self.stamp.compare_exchange_weak(now, clock, AcqRel, Relaxed) {
+                Ok(_) => return,
+                Err(seen) => now = seen,
+            }
         }
     }
 }

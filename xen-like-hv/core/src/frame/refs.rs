@@ -82,7 +82,7 @@ impl Drop for WritableRef<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         let (table, page, mfn) = (self.page.table, self.page.page, self.page.mfn);
-        let types::TypePut::Done = types::put(page) else {
+        let types::TypePut::Done = types::put_writable(page) else {
             // The type of a writable reference is never an audited one.
             table.count_leak();
             return;

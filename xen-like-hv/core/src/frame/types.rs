@@ -9,6 +9,8 @@
 //! | in use, count 1, audited | [`put`] | busy; the caller devalidates and retires |
 //! | in use | [`lock`], [`unlock`] | one use more and `LOCKED`, and back |
 
+use pv_abi::pte::Level;
+
 use super::flush::Flushed;
 use super::page_info::{PageInfo, PageType, TypeInfo};
 use crate::atomic::relax;
@@ -50,6 +52,17 @@ pub(crate) enum TypePut {
 /// See [`TypeRefused`]. `Busy` may be tried again.
 #[inline(always)]
 pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused> {
+    let now = page.type_info();
+    // Nearly always it is in use so already: see `after_get` for the rest.
+    let is_used_so = now.uses_as(ty).wrapping_sub(1) < TypeInfo::MAX_COUNT - 1;
+    if is_used_so && page.swap_type_info(now, now.plus_one()).is_ok() {
+        return Ok(TypeGot::Held);
+    }
+    get_in_any_state(page, ty)
+}
+
+#[inline(never)]
+fn get_in_any_state(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused> {
     let mut now = page.type_info();
     loop {
         let (next, got) = after_get(now, ty)?;
@@ -60,7 +73,6 @@ pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused>
     }
 }
 
-#[inline(always)]
 fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRefused> {
     if now.count() == 0 {
         let claimed = TypeInfo::of(ty, 1);
@@ -102,6 +114,15 @@ pub(crate) fn retire(page: &PageInfo) {
 /// nothing (XSA-242).
 #[inline(always)]
 pub(crate) fn put(page: &PageInfo) -> TypePut {
+    let now = page.type_info();
+    if now.has_uses_to_spare() && page.swap_type_info(now, now.minus_one()).is_ok() {
+        return TypePut::Done;
+    }
+    put_in_any_state(page)
+}
+
+#[inline(never)]
+fn put_in_any_state(page: &PageInfo) -> TypePut {
     let mut now = page.type_info();
     loop {
         assert!(now.count() != 0 && now.validated(), "type reference put that nobody holds: {now:?}");
@@ -125,9 +146,67 @@ pub(crate) fn put(page: &PageInfo) -> TypePut {
     }
 }
 
+/// A frame that was last used as writable, and is not in use.
+const IDLE_WRITABLE: TypeInfo = TypeInfo::of(PageType::Writable, 0);
+
+/// Takes a writable reference where that is a matter of counting: the frame is in use so, or was so last. `false`: nothing
+/// is taken, and [`get`] tells.
+#[inline(always)]
+pub(crate) fn get_writable_again(page: &PageInfo) -> bool {
+    let now = page.type_info();
+    if now.writable_uses().wrapping_sub(1) >= TypeInfo::MAX_COUNT - 1 {
+        return get_first_writable(page);
+    }
+    page.swap_type_info(now, now.plus_one()).is_ok()
+}
+
+#[cold]
+fn get_first_writable(page: &PageInfo) -> bool {
+    page.swap_type_info(IDLE_WRITABLE, IDLE_WRITABLE.plus_one().with_validated()).is_ok()
+}
+
+/// [`put`] of a writable reference.
+#[inline(always)]
+pub(crate) fn put_writable(page: &PageInfo) -> TypePut {
+    let now = page.type_info();
+    let spare = now.writable_uses().wrapping_sub(2) < TypeInfo::MAX_COUNT;
+    if spare && page.swap_type_info(now, now.minus_one()).is_ok() {
+        return TypePut::Done;
+    }
+    put_last_writable(page)
+}
+
+#[cold]
+fn put_last_writable(page: &PageInfo) -> TypePut {
+    let last = IDLE_WRITABLE.plus_one().with_validated();
+    if page.swap_type_info(last, IDLE_WRITABLE).is_ok() { TypePut::Done } else { put_in_any_state(page) }
+}
+
+/// Locks an L1 in use; `false` where it is none. As [`lock`] otherwise.
+#[inline(always)]
+pub(crate) fn lock_l1(page: &PageInfo) -> bool {
+    let now = page.type_info();
+    let is_free = !now.locked() && now.uses_as(L1).wrapping_sub(1) < TypeInfo::MAX_COUNT - 1;
+    (is_free && page.swap_type_info(now, now.plus_one().with_locked()).is_ok()) || lock_l1_in_any_state(page)
+}
+
+const L1: PageType = PageType::Table(Level::L1);
+
+#[inline(never)]
+fn lock_l1_in_any_state(page: &PageInfo) -> bool {
+    match lock(page) {
+        Some(Level::L1) => true,
+        Some(_) => {
+            unlock(page);
+            false
+        }
+        None => false,
+    }
+}
+
 /// Locks a page table in use, with a type reference; waits for another holder. `None` where it is no table in use.
 #[inline(always)]
-pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
+pub(crate) fn lock(page: &PageInfo) -> Option<Level> {
     let mut now = page.type_info();
     loop {
         let PageType::Table(level) = now.ty() else { return None };
@@ -149,14 +228,8 @@ pub(crate) fn lock(page: &PageInfo) -> Option<pv_abi::pte::Level> {
 /// Unlocks. There is another type reference: [`put`] waits for the lock rather than drop it.
 #[inline(always)]
 pub(crate) fn unlock(page: &PageInfo) {
-    let mut now = page.type_info();
-    loop {
-        assert!(now.locked() && now.count() > 1, "unlock of a frame that is not locked: {now:?}");
-        match page.swap_type_info(now, now.minus_one().without_locked()) {
-            Ok(()) => return,
-            Err(seen) => now = seen,
-        }
-    }
+    let before = page.take_lock_off();
+    assert!(before.locked() && before.count() > 1, "unlock of a frame that is not locked: {before:?}");
 }
 
 /// Sets or clears the pin bit of a frame of which the caller holds a type reference; tells whether it changed.

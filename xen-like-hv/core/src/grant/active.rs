@@ -60,42 +60,79 @@ impl Purposes {
     }
 }
 
-/// How often an entry may be pinned for one purpose.
-const MAX_PINS: u32 = 0xffff;
+/// Bits of the count of one kind of use; its largest value is how often an entry may be pinned so.
+const PIN_BITS: u32 = 16;
+const PIN_MASK: u64 = (1 << PIN_BITS) - 1;
 /// Entries of a frame, as an index.
 const PER_FRAME: usize = V1_ENTRIES_PER_FRAME as usize;
 
-/// Claims of one entry.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pins {
-    host_read: u32,
-    host_write: u32,
-    device_read: u32,
-    device_write: u32,
-}
+/// Claims of one entry: how many readers and writers on CPUs, and how many of devices, in one word.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Pins(u64);
 
 impl Pins {
-    fn counter(&mut self, purpose: Purpose, access: Access) -> &mut u32 {
-        match (purpose, access) {
-            (Purpose::Host, Access::Read) => &mut self.host_read,
-            (Purpose::Host, Access::Write) => &mut self.host_write,
-            (Purpose::Device, Access::Read) => &mut self.device_read,
-            (Purpose::Device, Access::Write) => &mut self.device_write,
-        }
+    const WRITERS: u64 = PIN_MASK << Self::shift(Purpose::Host, Access::Write)
+        | PIN_MASK << Self::shift(Purpose::Device, Access::Write);
+
+    const fn shift(purpose: Purpose, access: Access) -> u32 {
+        let purpose = match purpose {
+            Purpose::Host => 0,
+            Purpose::Device => 2,
+        };
+        let access = match access {
+            Access::Read => 0,
+            Access::Write => 1,
+        };
+        (purpose + access) * PIN_BITS
+    }
+
+    /// One of each of these uses.
+    #[inline(always)]
+    const fn one_of_each(purposes: Purposes, access: Access) -> u64 {
+        let host = (purposes.host as u64) << Self::shift(Purpose::Host, access);
+        host | (purposes.device as u64) << Self::shift(Purpose::Device, access)
+    }
+
+    /// With one use more; `None` where there are as many as can be counted: then a count's highest bit falls.
+    #[inline(always)]
+    const fn plus(self, purposes: Purposes, access: Access) -> Option<Self> {
+        let one = Self::one_of_each(purposes, access);
+        let sum = self.0.wrapping_add(one);
+        if self.0 & !sum & one << (PIN_BITS - 1) == 0 { Some(Self(sum)) } else { None }
+    }
+
+    /// With one use less; `None` where there is none: then a count's highest bit rises.
+    #[inline(always)]
+    const fn minus(self, purposes: Purposes, access: Access) -> Option<Self> {
+        let one = Self::one_of_each(purposes, access);
+        let rest = self.0.wrapping_sub(one);
+        if !self.0 & rest & one << (PIN_BITS - 1) == 0 { Some(Self(rest)) } else { None }
     }
 
     /// Whether nobody uses the entry.
-    pub(super) fn is_empty(self) -> bool {
-        self == Self::default()
+    pub(super) const fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
-    fn has_writers(self) -> bool {
-        self.host_write != 0 || self.device_write != 0
+    const fn has_writers(self) -> bool {
+        self.0 & Self::WRITERS != 0
     }
 
-    /// Adds another's counts; for the audit.
+    /// Adds a use, for the audit, which counts what was counted before.
     pub(super) fn add(&mut self, purpose: Purpose, access: Access) {
-        *self.counter(purpose, access) += 1;
+        self.0 += 1 << Self::shift(purpose, access);
+    }
+}
+
+impl core::fmt::Debug for Pins {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let count = |purpose, access| self.0 >> Self::shift(purpose, access) & PIN_MASK;
+        f.debug_struct("Pins")
+            .field("host_read", &count(Purpose::Host, Access::Read))
+            .field("host_write", &count(Purpose::Host, Access::Write))
+            .field("device_read", &count(Purpose::Device, Access::Read))
+            .field("device_write", &count(Purpose::Device, Access::Write))
+            .finish()
     }
 }
 
@@ -121,17 +158,20 @@ pub(super) struct GrantTable {
 }
 
 impl GrantTable {
+    #[inline(always)]
     fn split(gref: GrantRef) -> Option<(usize, usize)> {
         let index = usize::try_from(gref.raw()).ok()?;
         Some((index / PER_FRAME, index % PER_FRAME))
     }
 
+    #[inline(always)]
     fn active_mut(&mut self, gref: GrantRef) -> Option<&mut Active> {
         let (group, index) = Self::split(gref)?;
         self.active.get_mut(group)?.get_mut(index)
     }
 
     /// The shared entry; none once the frames have been given up.
+    #[inline(always)]
     fn shared<'m>(&self, m: &'m impl Frames, gref: GrantRef) -> Option<&'m AtomicU64> {
         let (frame, index) = Self::split(gref)?;
         m.words(*self.frames.get(frame)?).get(index)
@@ -226,6 +266,7 @@ fn stale_flags(pins: Pins) -> GrantFlags {
 /// `bad_domain` for a dying granter; `bad_gntref` past the table; `general_error` where the entry does not serve the
 /// grantee that way, or is pinned for another, or too often; `bad_page` where the granter does not have the frame or
 /// it is in use as something else.
+#[inline(always)]
 pub(super) fn claim<'t>(
     frames: &'t FrameTable,
     m: &(impl Frames + Tlb + Cpu),
@@ -241,18 +282,11 @@ pub(super) fn claim<'t>(
     }
     let shared = table.shared(m, gref).ok_or(GrantStatus::BadGntref)?;
     let active = table.active_mut(gref).ok_or(GrantStatus::BadGntref)?;
-    let mut pins = active.pins;
-    let pinned = !pins.is_empty();
+    let pinned = !active.pins.is_empty();
     if pinned && active.domid != grantee {
         return Err(GrantStatus::GeneralError);
     }
-    for purpose in purposes.iter() {
-        let counter = pins.counter(purpose, access);
-        if *counter >= MAX_PINS {
-            return Err(GrantStatus::GeneralError);
-        }
-        *counter += 1;
-    }
+    let pins = active.pins.plus(purposes, access).ok_or(GrantStatus::GeneralError)?;
     let first_writer = access == Access::Write && !active.pins.has_writers();
     let mut frame = active.frame;
     if !pinned || first_writer {
@@ -280,6 +314,7 @@ pub(super) fn claim<'t>(
 /// Gives a claim back: unpins, gives up the reference if there is one, then tells the granter.
 ///
 /// In this order: when the granter sees the flags cleared it may use the frame for anything, a page table even.
+#[inline(always)]
 pub(super) fn release(
     m: &impl Frames,
     granter: &Domain,
@@ -290,10 +325,11 @@ pub(super) fn release(
 ) {
     let mut table = granter.grants.granter.table.lock();
     let Some(active) = table.active_mut(gref) else { return };
-    for purpose in purposes.iter() {
-        let counter = active.pins.counter(purpose, access);
-        assert!(*counter != 0, "grant {gref} of {} unpinned too often", granter.id);
-        *counter -= u32::from(!seeded!(ReleaseKeepsPin));
+    let Some(rest) = active.pins.minus(purposes, access) else {
+        panic!("grant {gref} of {} unpinned too often", granter.id)
+    };
+    if !seeded!(ReleaseKeepsPin) {
+        active.pins = rest;
     }
     let stale = stale_flags(active.pins);
     drop(held);

@@ -3,44 +3,35 @@
 use pv_abi::grant::{
     GNTMAP_GUEST_AVAIL_SHIFT, GntmapFlags, GnttabMapGrantRef, GnttabUnmapGrantRef, GrantStatus,
 };
-use pv_abi::ids::{DomId, GrantHandle, GrantRef, GuestVa, MachAddr};
+use pv_abi::ids::{DomId, GrantHandle, GrantRef};
 use pv_abi::pte::PteFlags;
 
 use super::active::{self, Access, Purposes};
+use super::granter::LastGranter;
 use super::maptrack::Mapping;
 use crate::cx::Cx;
 use crate::hypercall::mmu::cpus_of_domain;
-use crate::mm::grant_map::{self, HostAddress, MapAccess, MapFor};
+use crate::mm::grant_map::{self, HostKind, L1Hint, MapAccess, MapFor};
 use crate::port::{FlushScope, Machine};
 
 /// Bit of the lowest software bit in a page-table entry.
 const PTE_AVAIL_SHIFT: u32 = 9;
 
-/// A map that has been taken apart.
+/// A map's flags, taken apart.
 struct Request {
-    flags: GntmapFlags,
     access: Access,
-    host: Option<HostAddress>,
+    host: Option<HostKind>,
     device: bool,
 }
 
-fn decode(op: &GnttabMapGrantRef) -> Result<Request, GrantStatus> {
-    let flags = GntmapFlags::from_bits_retain(op.flags);
+fn decode(flags: GntmapFlags) -> Result<Request, GrantStatus> {
     if !flags.intersects(GntmapFlags::HOST_MAP | GntmapFlags::DEVICE_MAP) {
         return Err(GrantStatus::BadGntref);
     }
     let access = if flags.contains(GntmapFlags::READONLY) { Access::Read } else { Access::Write };
-    let host = if flags.contains(GntmapFlags::CONTAINS_PTE) {
-        HostAddress::Pte(MachAddr::new(op.host_addr))
-    } else {
-        HostAddress::Va(GuestVa::new(op.host_addr))
-    };
-    Ok(Request {
-        flags,
-        access,
-        host: flags.contains(GntmapFlags::HOST_MAP).then_some(host),
-        device: flags.contains(GntmapFlags::DEVICE_MAP),
-    })
+    let kind = if flags.contains(GntmapFlags::CONTAINS_PTE) { HostKind::Pte } else { HostKind::Va };
+    let host = flags.contains(GntmapFlags::HOST_MAP).then_some(kind);
+    Ok(Request { access, host, device: flags.contains(GntmapFlags::DEVICE_MAP) })
 }
 
 fn map_access(access: Access) -> MapAccess {
@@ -57,39 +48,41 @@ fn avail_bits(flags: GntmapFlags) -> PteFlags {
 }
 
 /// One `GNTTABOP_map_grant_ref`; fills in status, handle and bus address.
-pub(super) fn map_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) {
-    op.status = match try_map(cx, op) {
+pub(super) fn map_one<M: Machine>(
+    cx: &Cx<'_, M>,
+    granters: &mut LastGranter,
+    l1: &mut L1Hint,
+    op: &mut GnttabMapGrantRef,
+) {
+    op.status = match try_map(cx, granters, l1, op) {
         Ok(()) => GrantStatus::Okay,
         Err(status) => status,
     }
     .raw();
 }
 
-fn try_map<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) -> Result<(), GrantStatus> {
-    let request = decode(op)?;
-    let id = DomId::new(op.dom);
-    let granter = if id == cx.dom.id { Some(cx.dom.clone()) } else { cx.hv.domains.get(id) };
-    let granter = granter.ok_or(GrantStatus::BadDomain)?;
-    let grants = &cx.dom.grants;
-    let handle = grants.maptrack.take_handle(grants.max_handles())?;
-    let gref = GrantRef::new(op.gref);
-    let mut mapping = Mapping {
-        granter,
-        gref,
-        frame: pv_abi::ids::Mfn::INVALID,
-        access: request.access,
-        host: request.host,
-        device: request.device,
-    };
-    match establish(cx, &mut mapping, request.flags) {
+fn try_map<M: Machine>(
+    cx: &Cx<'_, M>,
+    granters: &mut LastGranter,
+    l1: &mut L1Hint,
+    op: &mut GnttabMapGrantRef,
+) -> Result<(), GrantStatus> {
+    let flags = GntmapFlags::from_bits_retain(op.flags);
+    let Request { access, host, device } = decode(flags)?;
+    let granter = granters.named(cx, DomId::new(op.dom))?.clone();
+    let maptrack = &cx.dom.grants.maptrack;
+    let handle = maptrack.take_handle(cx.dom.grants.max_handles())?;
+    let frame = pv_abi::ids::Mfn::INVALID;
+    let mut mapping = Mapping { granter, gref: GrantRef::new(op.gref), frame, access, host, device };
+    match establish(cx, l1, &mut mapping, op.host_addr, flags) {
         Ok(()) => {
             op.dev_bus_addr = mapping.frame.to_maddr().raw();
             op.handle = handle.raw();
-            grants.maptrack.put(handle, mapping);
+            maptrack.put(handle, mapping);
             Ok(())
         }
         Err(status) => {
-            grants.maptrack.free(handle);
+            maptrack.free(handle);
             Err(status)
         }
     }
@@ -98,25 +91,20 @@ fn try_map<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabMapGrantRef) -> Result<(),
 /// Claims the entry and makes the CPU's mapping; on failure nothing is left of either.
 fn establish<M: Machine>(
     cx: &Cx<'_, M>,
+    l1: &mut L1Hint,
     mapping: &mut Mapping,
+    host_addr: u64,
     flags: GntmapFlags,
 ) -> Result<(), GrantStatus> {
     let purposes = mapping.purposes();
     let (granter, gref, access) = (&mapping.granter, mapping.gref, mapping.access);
     let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, purposes, access)?;
-    if let Some(at) = mapping.host {
+    if let Some(kind) = mapping.host {
+        let (mfn, at, how) = (held.mfn(), kind.at(host_addr), map_access(access));
         let user =
             if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
-        let made = grant_map::install_host_mapping(
-            cx,
-            at,
-            held.mfn(),
-            granter.id,
-            map_access(access),
-            user,
-            avail_bits(flags),
-        );
-        if made.is_err() {
+        let avail = avail_bits(flags);
+        if grant_map::install_host_mapping(cx, l1, at, mfn, granter.id, how, user, avail).is_err() {
             active::release(cx.m, granter, gref, purposes, access, Some(held));
             return Err(GrantStatus::GeneralError);
         }
@@ -136,14 +124,18 @@ pub(super) struct Unmapped {
 
 /// The first half of one `GNTTABOP_unmap_grant_ref`: takes the mapping away and fills in the status. What it returns
 /// must go through [`finish`], which flushes.
-pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef) -> Option<Unmapped> {
+pub(super) fn unmap_one<M: Machine>(
+    cx: &Cx<'_, M>,
+    l1: &mut L1Hint,
+    op: &mut GnttabUnmapGrantRef,
+) -> Option<Unmapped> {
     let handle = GrantHandle::new(op.handle);
     let maptrack = &cx.dom.grants.maptrack;
     let Some(mut mapping) = maptrack.take(handle) else {
         op.status = GrantStatus::BadHandle.raw();
         return None;
     };
-    let (status, purposes) = match take_away(cx, op, &mut mapping) {
+    let (status, purposes) = match take_away(cx, l1, op, &mut mapping) {
         Ok(purposes) => (GrantStatus::Okay, purposes),
         Err(status) => (status, Purposes::default()),
     };
@@ -158,6 +150,7 @@ pub(super) fn unmap_one<M: Machine>(cx: &Cx<'_, M>, op: &mut GnttabUnmapGrantRef
 
 fn take_away<M: Machine>(
     cx: &Cx<'_, M>,
+    l1: &mut L1Hint,
     op: &GnttabUnmapGrantRef,
     mapping: &mut Mapping,
 ) -> Result<Purposes, GrantStatus> {
@@ -166,13 +159,10 @@ fn take_away<M: Machine>(
     if device && op.dev_bus_addr != mapping.frame.to_maddr().raw() {
         return Err(GrantStatus::GeneralError);
     }
-    if let Some(made_at) = mapping.host.filter(|_| op.host_addr != 0) {
+    if let Some(kind) = mapping.host.filter(|_| op.host_addr != 0) {
         // The address is the caller's to name anew: it must be of the kind it was mapped with.
-        let at = match made_at {
-            HostAddress::Va(_) => HostAddress::Va(GuestVa::new(op.host_addr)),
-            HostAddress::Pte(_) => HostAddress::Pte(MachAddr::new(op.host_addr)),
-        };
-        grant_map::remove_host_mapping(cx, at, mapping.frame, map_access(mapping.access))
+        let (at, access) = (kind.at(op.host_addr), map_access(mapping.access));
+        grant_map::remove_host_mapping(cx, l1, at, mapping.frame, access)
             .map_err(|_| GrantStatus::GeneralError)?;
         mapping.host = None;
         gone.host = true;

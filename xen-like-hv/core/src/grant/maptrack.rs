@@ -19,7 +19,7 @@ use pv_abi::ids::{GrantHandle, GrantRef, Mfn};
 
 use super::active::{Access, Purposes};
 use crate::domain::Domain;
-use crate::mm::grant_map::HostAddress;
+use crate::mm::grant_map::HostKind;
 
 /// Slots that are made at a time.
 const GROUP: usize = 64;
@@ -37,8 +37,8 @@ pub(super) struct Mapping {
     pub(super) frame: Mfn,
     /// How.
     pub(super) access: Access,
-    /// Where the CPU has it, if it has.
-    pub(super) host: Option<HostAddress>,
+    /// How the CPU's mapping is named, if there is one.
+    pub(super) host: Option<HostKind>,
     /// Whether a device may use it.
     pub(super) device: bool,
 }
@@ -50,19 +50,14 @@ impl Mapping {
     }
 }
 
-#[derive(Default)]
-enum Slot {
-    /// With the next free one.
-    #[default]
-    Taken,
-    Free(Option<u32>),
-    Mapped(Mapping),
-}
+/// What a slot holds: nothing where it is free or taken.
+type Slot = Option<Mapping>;
 
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    first_free: Option<u32>,
+    /// The numbers of those that are free; there is room for all of them.
+    free: Vec<u32>,
 }
 
 /// The mapper's side of a domain.
@@ -81,30 +76,27 @@ fn index(handle: GrantHandle) -> usize {
 }
 
 impl Slots {
-    fn take(&mut self) -> Option<GrantHandle> {
-        let n = self.first_free?;
-        let handle = GrantHandle::new(n);
-        if let Some(Slot::Free(next)) = self.slots.get_mut(index(handle)).map(core::mem::take) {
-            self.first_free = next;
-        }
-        Some(handle)
-    }
-
+    #[inline(always)]
     fn free(&mut self, handle: GrantHandle) {
-        let next = self.first_free.replace(handle.raw());
-        if let Some(slot) = self.slots.get_mut(index(handle)) {
-            *slot = Slot::Free(next);
+        if seeded!(HandleTakenTwice)
+            && let Some(slot) = self.slots.get_mut(index(handle))
+        {
+            *slot = None;
+        }
+        // Never past its room, so that nothing is allocated under the lock.
+        if self.free.len() < self.free.capacity() {
+            self.free.push(handle.raw());
         }
     }
 
     /// Makes the next group of slots in the room at hand; `false` where there is none.
     fn extend(&mut self) -> bool {
-        if self.slots.capacity() - self.slots.len() < GROUP {
+        let (first, next) = (self.slots.len(), self.slots.len() + GROUP);
+        if self.slots.capacity() < next || self.free.capacity() < next {
             return false;
         }
-        let first = self.slots.len();
-        self.slots.extend((0..GROUP).map(|_| Slot::Taken));
-        for n in (first..first + GROUP).rev() {
+        self.slots.resize_with(next, || None);
+        for n in (first..next).rev() {
             self.free(GrantHandle::new(u32::try_from(n).unwrap_or(u32::MAX)));
         }
         true
@@ -116,12 +108,22 @@ impl Maptrack {
     ///
     /// # Errors
     /// `no_device_space` where there is none.
+    #[inline(always)]
     pub(super) fn take_handle(&self, max: usize) -> Result<GrantHandle, GrantStatus> {
+        let free = self.slots.lock().free.pop();
+        match free {
+            Some(n) => Ok(GrantHandle::new(n)),
+            None => self.take_new_handle(max),
+        }
+    }
+
+    #[cold]
+    fn take_new_handle(&self, max: usize) -> Result<GrantHandle, GrantStatus> {
         loop {
             let had = {
                 let mut slots = self.slots.lock();
-                if let Some(handle) = slots.take() {
-                    return Ok(handle);
+                if let Some(n) = slots.free.pop() {
+                    return Ok(GrantHandle::new(n));
                 }
                 if slots.slots.len() + GROUP > max {
                     return Err(GrantStatus::NoDeviceSpace);
@@ -137,15 +139,18 @@ impl Maptrack {
 
     /// Room for twice the slots, allocated outside the lock.
     fn make_room(&self, had: usize) -> Result<(), GrantStatus> {
-        let mut bigger = Vec::new();
+        let room = (had * 2).max(GROUP);
+        let mut bigger = Slots::default();
         if memory_is_short!() {
             return Err(GrantStatus::NoDeviceSpace);
         }
-        bigger.try_reserve_exact((had * 2).max(GROUP)).map_err(|_| GrantStatus::NoDeviceSpace)?;
+        bigger.slots.try_reserve_exact(room).map_err(|_| GrantStatus::NoDeviceSpace)?;
+        bigger.free.try_reserve_exact(room).map_err(|_| GrantStatus::NoDeviceSpace)?;
         let mut slots = self.slots.lock();
-        if bigger.capacity() > slots.slots.capacity() {
-            bigger.append(&mut slots.slots);
-            core::mem::swap(&mut bigger, &mut slots.slots);
+        if bigger.slots.capacity() > slots.slots.capacity() {
+            bigger.slots.append(&mut slots.slots);
+            bigger.free.append(&mut slots.free);
+            core::mem::swap(&mut bigger, &mut slots);
         }
         drop(slots);
         drop(bigger);
@@ -153,39 +158,35 @@ impl Maptrack {
     }
 
     /// Gives a taken handle back.
+    #[inline(always)]
     pub(super) fn free(&self, handle: GrantHandle) {
         self.slots.lock().free(handle);
     }
 
     /// Records what a taken handle stands for.
+    #[inline(always)]
     pub(super) fn put(&self, handle: GrantHandle, mapping: Mapping) {
         if let Some(slot) = self.slots.lock().slots.get_mut(index(handle)) {
-            *slot = Slot::Mapped(mapping);
+            *slot = Some(mapping);
         }
     }
 
     /// Takes what a handle stands for out of it; the handle stays taken.
+    #[inline(always)]
     pub(super) fn take(&self, handle: GrantHandle) -> Option<Mapping> {
         let mut slots = self.slots.lock();
         let slot = slots.slots.get_mut(index(handle))?;
-        match core::mem::take(slot) {
-            Slot::Mapped(mapping) if seeded!(HandleTakenTwice) => {
-                *slot = Slot::Mapped(mapping.clone());
-                Some(mapping)
-            }
-            Slot::Mapped(mapping) => Some(mapping),
-            other => {
-                *slot = other;
-                None
-            }
+        if seeded!(HandleTakenTwice) {
+            return slot.clone();
         }
+        slot.take()
     }
 
     /// The first handle from `from` on that stands for something; for the end of the domain.
     pub(super) fn next_mapped(&self, from: u32) -> Option<GrantHandle> {
         let slots = self.slots.lock();
         let skip = usize::try_from(from).ok()?;
-        let found = slots.slots.iter().enumerate().skip(skip).find(|(_, s)| matches!(s, Slot::Mapped(_)));
+        let found = slots.slots.iter().enumerate().skip(skip).find(|(_, s)| s.is_some());
         found.and_then(|(n, _)| u32::try_from(n).ok()).map(GrantHandle::new)
     }
 
@@ -193,23 +194,15 @@ impl Maptrack {
     #[cfg(test)]
     pub(super) fn describe(&self) -> alloc::string::String {
         let slots = self.slots.lock();
-        let mut text = alloc::format!("{:?}", slots.first_free);
+        let mut text = alloc::format!("{:?}", slots.free);
         for slot in &slots.slots {
-            text += &match slot {
-                Slot::Taken => alloc::string::String::from(" taken"),
-                Slot::Free(next) => alloc::format!(" {next:?}"),
-                Slot::Mapped(m) => {
-                    alloc::format!(
-                        " {} {} {} {:?} {:?} {}",
-                        m.granter.id,
-                        m.gref,
-                        m.frame,
-                        m.access,
-                        m.host,
-                        m.device
-                    )
-                }
-            };
+            text += &slot.as_ref().map_or_else(
+                || alloc::string::String::from(" none"),
+                |m| {
+                    let (granter, gref, frame) = (m.granter.id, m.gref, m.frame);
+                    alloc::format!(" {granter} {gref} {frame} {:?} {:?} {}", m.access, m.host, m.device)
+                },
+            );
         }
         text
     }
@@ -217,10 +210,6 @@ impl Maptrack {
     /// All mappings; for the audit.
     pub(super) fn mappings(&self) -> Vec<Mapping> {
         let slots = self.slots.lock();
-        let mapped = slots.slots.iter().filter_map(|slot| match slot {
-            Slot::Mapped(mapping) => Some(mapping.clone()),
-            Slot::Taken | Slot::Free(_) => None,
-        });
-        mapped.collect()
+        slots.slots.iter().flatten().cloned().collect()
     }
 }

@@ -10,6 +10,7 @@
 //! | `active` | the granter's side: shared entries, what is in use, references |
 //! | `maptrack` | the mapper's side: handles |
 //! | `map`, `copy` | the operations |
+//! | `granter` | who is named |
 //! | `audit` | the recount |
 //!
 //! References: a handle owns one to its frame (a writable one if it may write), a copy for its duration, and the page-table
@@ -29,6 +30,7 @@ use pv_abi::ids::Mfn;
 mod active;
 mod audit;
 mod copy;
+mod granter;
 mod map;
 mod maptrack;
 mod op;

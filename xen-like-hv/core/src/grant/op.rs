@@ -11,20 +11,23 @@ use pv_abi::grant::{
     GnttabSetupTable, GnttabUnmapGrantRef, GrantStatus,
 };
 use pv_abi::ids::DomId;
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, transmute};
 
+use super::granter::LastGranter;
 use super::{copy, map};
 use crate::access;
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::hypercall::GuestPtr;
+use crate::hypercall::guest_ptr::{Checked, CheckedList, Record};
+use crate::mm::grant_map::L1Hint;
 use crate::port::Machine;
 
 /// Bits of the command that name the operation.
 const CMD_MASK: u32 = (1 << 20) - 1;
 /// Unmaps that share a flush.
-const UNMAP_BATCH: u32 = 32;
+const UNMAP_BATCH: usize = 32;
 /// The only version of tables.
 const VERSION_1: u32 = 1;
 
@@ -42,9 +45,9 @@ pub fn grant_table_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallR
         return Err(Errno::Inval.into());
     }
     match GnttabOp::from_raw(command).ok_or(Errno::NoSys)? {
-        GnttabOp::MapGrantRef => each::<M, GnttabMapGrantRef>(cx, args, at, count, map::map_one),
-        GnttabOp::UnmapGrantRef => unmap(cx, args, at, count),
-        GnttabOp::Copy => each::<M, GnttabCopy>(cx, args, at, count, copy::copy_one),
+        GnttabOp::MapGrantRef => map(cx, args, count),
+        GnttabOp::UnmapGrantRef => unmap(cx, args, count),
+        GnttabOp::Copy => copy(cx, args, count),
         GnttabOp::SetupTable => setup_table(cx, at, count),
         GnttabOp::QuerySize => query_size(cx, at, count),
         GnttabOp::SetVersion => set_version(cx, at, count),
@@ -59,77 +62,112 @@ pub fn grant_table_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallR
 }
 
 /// The same call with what is left to do.
-fn rest<T>(args: &Args, list: &GuestPtr<T>, done: u64) -> Exit {
+fn rest<const WORDS: usize>(args: &Args, list: &CheckedList<WORDS>) -> Exit {
     let mut left = *args;
-    left.0[1] = list.address().saturating_add(done.saturating_mul(GuestPtr::<T>::stride()));
-    left.0[2] = list.count().saturating_sub(done);
+    left.0[1] = list.address().raw();
+    left.0[2] = list.left();
     Exit::Restart(left)
 }
 
-fn each<M: Machine, T: FromBytes + IntoBytes + Immutable>(
+/// Words of a map, an unmap, a copy.
+const MAP: usize = size_of::<GnttabMapGrantRef>() / 8;
+const UNMAP: usize = size_of::<GnttabUnmapGrantRef>() / 8;
+const COPY: usize = size_of::<GnttabCopy>() / 8;
+
+/// One operation after the other: each is read, done, and told of before the next is read.
+#[inline(always)]
+fn each<M: Machine, const WORDS: usize>(
     cx: &Cx<'_, M>,
     args: &Args,
-    at: u64,
     count: u64,
-    one: impl Fn(&Cx<'_, M>, &mut T),
+    mut one: impl FnMut(Record<WORDS>) -> Result<(), Errno>,
 ) -> HypercallResult {
-    let list = GuestPtr::<T>::array(at, count)?;
-    for index in 0..count {
-        if index != 0 && cx.m.preempt_pending() {
-            return Err(rest(args, &list, index));
+    let mut list = CheckedList::<WORDS>::new(args.get(1), count)?;
+    while let Some(at) = list.first() {
+        if list.left() != count && cx.m.preempt_pending() {
+            return Err(rest(args, &list));
         }
-        let mut op = list.read_at(cx.m, index)?;
-        one(cx, &mut op);
-        list.write_at(cx.m, index, &op)?;
+        one(at)?;
+        list.advance();
     }
     Ok(0)
 }
 
-fn unmap<M: Machine>(cx: &Cx<'_, M>, args: &Args, at: u64, count: u64) -> HypercallResult {
-    let list = GuestPtr::<GnttabUnmapGrantRef>::array(at, count)?;
+/// Reads an operation: the one time that its bytes are read.
+#[inline(always)]
+fn fetch<M: Machine, const WORDS: usize>(cx: &Cx<'_, M>, at: Record<WORDS>) -> Result<[u64; WORDS], Errno> {
+    cx.m.read_words(at.part::<0, WORDS>()).map_err(|_| Errno::Fault)
+}
+
+#[inline(never)]
+fn map<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
+    let (mut granters, mut l1) = (LastGranter::default(), L1Hint::default());
+    each::<M, MAP>(cx, args, count, |at| {
+        let mut op: GnttabMapGrantRef = transmute!(fetch(cx, at)?);
+        map::map_one(cx, &mut granters, &mut l1, &mut op);
+        cx.m.write_words(at.part::<0, MAP>(), &transmute!(op)).map_err(|_| Errno::Fault)
+    })
+}
+
+#[inline(never)]
+fn copy<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
+    let mut ends = copy::Ends::default();
+    each::<M, COPY>(cx, args, count, |at| {
+        let mut op: GnttabCopy = transmute!(fetch(cx, at)?);
+        copy::copy_one(cx, &mut ends, &mut op);
+        tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
+    })
+}
+
+/// Writes the last word of an operation back, the one with the status.
+#[inline(always)]
+fn tell_last<M: Machine, const WORDS: usize>(
+    cx: &Cx<'_, M>,
+    at: Checked<1>,
+    words: [u64; WORDS],
+) -> Result<(), Errno> {
+    cx.m.write_words(at, &[words[WORDS - 1]]).map_err(|_| Errno::Fault)
+}
+
+#[inline(never)]
+fn unmap<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
+    let mut list = CheckedList::<UNMAP>::new(args.get(1), count)?;
+    let mut l1 = L1Hint::default();
     if count == 1 {
-        let mut op = list.read(cx.m)?;
-        let mut taken = [map::unmap_one(cx, &mut op)];
-        let told = list.write(cx.m, &op);
+        let mut taken = [None];
+        let told = unmap_some(cx, &mut list, &mut l1, &mut taken);
         map::finish(cx, &mut taken);
         return told.map(|()| 0).map_err(Exit::Err);
     }
-    let mut done = 0;
-    while done < count {
-        if done != 0 && cx.m.preempt_pending() {
-            return Err(rest(args, &list, done));
+    while list.left() != 0 {
+        if list.left() != count && cx.m.preempt_pending() {
+            return Err(rest(args, &list));
         }
-        let end = done.saturating_add(u64::from(UNMAP_BATCH)).min(count);
-        unmap_batch(cx, &list, done..end)?;
-        done = end;
+        let mut batch = [const { None }; UNMAP_BATCH];
+        let told = unmap_some(cx, &mut list, &mut l1, &mut batch);
+        map::finish(cx, &mut batch);
+        told?;
     }
     Ok(0)
 }
 
-/// Some unmaps with one flush. Whatever happens to the guest's list, what was taken away is finished.
-fn unmap_batch<M: Machine>(
+/// As many unmaps as there is room for. Whatever happens to the guest's list, what was taken away is to be finished, with
+/// one flush for all.
+#[inline(always)]
+fn unmap_some<M: Machine>(
     cx: &Cx<'_, M>,
-    list: &GuestPtr<GnttabUnmapGrantRef>,
-    range: core::ops::Range<u64>,
+    list: &mut CheckedList<UNMAP>,
+    l1: &mut L1Hint,
+    taken: &mut [Option<map::Unmapped>],
 ) -> Result<(), Errno> {
-    let mut batch = [const { None }; UNMAP_BATCH as usize];
-    let mut result = Ok(());
-    for (slot, index) in batch.iter_mut().zip(range) {
-        let mut op = match list.read_at(cx.m, index) {
-            Ok(op) => op,
-            Err(e) => {
-                result = Err(e);
-                break;
-            }
-        };
-        *slot = map::unmap_one(cx, &mut op);
-        result = list.write_at(cx.m, index, &op);
-        if result.is_err() {
-            break;
-        }
+    for slot in taken {
+        let Some(at) = list.first() else { break };
+        let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
+        *slot = map::unmap_one(cx, l1, &mut op);
+        tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op))?;
+        list.advance();
     }
-    map::finish(cx, &mut batch);
-    result
+    Ok(())
 }
 
 /// Reads the one argument of an operation that takes one.

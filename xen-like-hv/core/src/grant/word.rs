@@ -21,6 +21,7 @@ pub(crate) enum Access {
 const MAX_RETRIES: u32 = 5;
 
 /// Marks a shared entry as used, if it serves `grantee` in that way; returns its frame.
+#[inline]
 pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<Mfn, GrantStatus> {
     for _ in 0..MAX_RETRIES {
         let word = shared.load(SeqCst);
@@ -47,6 +48,7 @@ pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> R
 }
 
 /// Clears flags of a shared entry, if the table still has it.
+#[inline]
 pub(crate) fn clear_flags(shared: Option<&AtomicU64>, flags: GrantFlags) {
     if let Some(word) = shared {
         word.fetch_and(!u64::from(flags.bits()), SeqCst);

@@ -35,6 +35,7 @@ pub const fn begins_outside(va: GuestVa) -> bool {
 
 /// Whether a guest may have `len` bytes at `va` accessed for it: canonical, no wrap, outside the hypervisor's area.
 #[must_use]
+#[inline]
 pub fn access_ok(va: GuestVa, len: u64) -> bool {
     let Some(last) = va.raw().checked_add(len.saturating_sub(1)) else { return false };
     let low = last < 0x0000_8000_0000_0000;

@@ -19,7 +19,7 @@ use crate::entry;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::frame::{FrameTable, PageRef};
 use crate::mm::grant_map::entry_index;
-use crate::mm::update::{LockedTable, Store, update_l1, update_l1_inline};
+use crate::mm::update::{LockedL1, LockedTable, Store, update_l1_inline};
 use crate::mm::{Pt, Rights, TableError, walk};
 use crate::port::{Cpu, CpuMask, FlushScope, Frames, Machine, Tlb};
 
@@ -42,10 +42,13 @@ impl PgOwner {
     ///
     /// # Errors
     /// `ESRCH`: none, or the caller by its number. `EPERM`.
+    #[inline(always)]
     pub(super) fn of<M: Machine>(cx: &Cx<'_, M>, id: DomId) -> Result<Self, Errno> {
-        if id == DomId::SELF {
-            return Ok(Self::Current);
-        }
+        if id == DomId::SELF { Ok(Self::Current) } else { Self::of_other(cx, id) }
+    }
+
+    #[cold]
+    fn of_other<M: Machine>(cx: &Cx<'_, M>, id: DomId) -> Result<Self, Errno> {
         if id == DomId::IO {
             return Ok(Self::Io);
         }
@@ -142,6 +145,7 @@ impl ListCall {
     }
 
     /// The call ends with `result` after `done` entries.
+    #[inline(always)]
     pub(super) fn end<M: Machine>(
         &self,
         cx: &Cx<'_, M>,
@@ -161,11 +165,16 @@ impl ListCall {
     ) -> HypercallResult {
         self.note_done(cx, done);
         if Pt::of(cx).settle().is_err() {
-            let code = result.map_or_else(|e| u64::from(e.raw()), |()| 0);
-            let rest = [0, u64::from(MMU_UPDATE_PREEMPTED), 0, code, 0, 0];
-            return Err(Exit::Restart(Args(rest)));
+            return Err(Self::end_later(result));
         }
         result.map(|()| 0).map_err(Exit::Err)
+    }
+
+    /// The call comes again for what is left to give back; its result comes with it.
+    #[cold]
+    fn end_later(result: Result<(), Errno>) -> Exit {
+        let code = result.map_or_else(|e| u64::from(e.raw()), |()| 0);
+        Exit::Restart(Args([0, u64::from(MMU_UPDATE_PREEMPTED), 0, code, 0, 0]))
     }
 }
 
@@ -384,16 +393,11 @@ fn update_va<M: Machine>(cx: &Cx<'_, M>, args: &Args, rights: Rights) -> Hyperca
     let flags = UvmFlags::new(args.get(2));
     let frames = &cx.hv.frames;
     let root = cx.vcpu.mm.kernel_root().ok_or(Errno::Inval)?;
-    let found = walk::find_l1_entry(frames, cx.m, cx.dom.id, root, va);
-    let (table, index) = found.ok_or(Errno::Inval)?;
+    let (table, index) = walk::find_l1_entry(frames, cx.m, root, va).ok_or(Errno::Inval)?;
     {
-        let page = frames.get_page(table, cx.dom.id).map_err(Errno::from)?;
-        let table = LockedTable::lock(page).map_err(|_| Errno::Inval)?;
-        if table.level() != Level::L1 {
-            return Err(Exit::Err(Errno::Inval));
-        }
-        let word = cx.m.words(table.mfn()).get(index).ok_or(Errno::Inval)?;
-        update_l1(frames, cx.m, word, value, rights, Store::Replace)?;
+        let table = LockedL1::lock(frames, table, cx.dom.id)?;
+        let word = table.entry(cx.m, index)?;
+        update_l1_inline(frames, cx.m, word, value, rights, Store::Replace)?;
     }
     flush_as_asked(cx, va, flags)?;
     Ok(0)
@@ -415,6 +419,7 @@ fn flush_as_asked<M: Machine>(cx: &Cx<'_, M>, va: GuestVa, flags: UvmFlags) -> R
 }
 
 /// The pcpus on which a vcpu of the domain runs or ran last.
+#[inline]
 pub(crate) fn cpus_of_domain(dom: &Domain) -> CpuMask {
     dom.vcpus.read().iter().fold(CpuMask::EMPTY, |mask, v| mask.union(entry::running_on(v)))
 }

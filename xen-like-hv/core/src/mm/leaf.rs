@@ -7,7 +7,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, Mfn};
 use pv_abi::pte::{Pte, PteFlags};
 
-use super::pte_rules::{self, CACHE_FLAGS};
+use super::pte_rules;
 use crate::access::Privilege;
 use crate::frame::{FrameState, FrameTable, PageInfo, types};
 use crate::port::{Cpu, Tlb};
@@ -27,20 +27,43 @@ pub struct Rights {
 /// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device.
 #[inline(always)]
 pub(crate) fn get(frames: &FrameTable, m: &(impl Tlb + Cpu), pte: Pte, rights: Rights) -> Result<(), Errno> {
-    pte_rules::check_l1_flags(pte)?;
+    if pte_rules::has_unusual_flags(pte) {
+        return get_unusual(frames, pte, rights);
+    }
+    get_usual(frames, m, pte, rights)
+}
+
+/// As [`get`], of an entry without unusual flags.
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub(crate) fn get_usual(
+    frames: &FrameTable,
+    m: &(impl Tlb + Cpu),
+    pte: Pte,
+    rights: Rights,
+) -> Result<(), Errno> {
     let page = match frames.get_page(pte.mfn(), rights.frames_of) {
         Ok(page) => page,
         Err(_) => return get_device(frames, pte, rights),
     };
-    if pte.flags().intersects(CACHE_FLAGS) {
-        // RAM is cached one way only (I10, XSA-154, XSA-402).
-        return Err(Errno::Inval);
-    }
     if pte.flags().contains(PteFlags::RW) {
         frames.get_writable_type(m, page.info())?;
     }
     page.into_raw();
     Ok(())
+}
+
+/// An entry with cache attributes, or with flags that no entry may have.
+#[cold]
+pub(crate) fn get_unusual(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno> {
+    pte_rules::check_l1_flags(pte)?;
+    match frames.get_page(pte.mfn(), rights.frames_of) {
+        // What is unusual and allowed are cache attributes: RAM is cached one way only (I10, XSA-154, XSA-402).
+        Ok(_) => Err(Errno::Inval),
+        Err(_) => get_device(frames, pte, rights),
+    }
 }
 
 #[cold]
@@ -55,9 +78,16 @@ fn get_device(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno
 }
 
 /// The frame to which a present entry owns references; `None` for a device.
-#[inline]
+#[inline(always)]
 pub(crate) fn referenced(frames: &FrameTable, pte: Pte) -> Option<&'static PageInfo> {
-    frames.info(pte.mfn()).filter(|page| page.count_info().state() != FrameState::Device)
+    let page = frames.info(pte.mfn())?;
+    if page.count_info().is_guests() { Some(page) } else { referenced_device(pte, page) }
+}
+
+#[cold]
+fn referenced_device(pte: Pte, page: &PageInfo) -> Option<&'static PageInfo> {
+    assert!(page.count_info().state() == FrameState::Device, "{pte}: an entry for a frame that nobody has");
+    None
 }
 
 /// Gives up what a former L1 entry owned. `clock` was read after the entry could no longer be used for a new
@@ -78,7 +108,7 @@ pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
 /// Gives up the writable type reference of an entry that stays, read-only.
 #[inline(always)]
 pub(crate) fn put_writable(mfn: Mfn, page: &PageInfo) {
-    match types::put(page) {
+    match types::put_writable(page) {
         types::TypePut::Done => {}
         // A writable reference cannot be the last one of an audited type: broken accounting.
         types::TypePut::Last => panic!("{mfn}: a writable mapping held a table's reference"),

@@ -8,7 +8,7 @@
 
 use pv_abi::errno::Errno;
 use pv_abi::ids::Mfn;
-use pv_abi::pte::{Level, Pte, PteFlags};
+use pv_abi::pte::{ADDRESS_MASK, Level, Pte, PteFlags};
 
 /// Slots of an L4 that are the hypervisor's.
 pub const HYPERVISOR_SLOTS: core::ops::Range<usize> = 256..272;
@@ -59,6 +59,25 @@ pub fn check_absent(pte: Pte, level: Level, ram_end: Mfn) -> Result<(), Errno> {
 #[inline]
 pub fn check_l1_flags(pte: Pte) -> Result<(), Errno> {
     check_flags(pte, COMMON.union(PteFlags::GLOBAL).union(CACHE_FLAGS))
+}
+
+/// Whether a present L1 entry has other flags than ordinary ones: cache attributes, or what [`check_l1_flags`] refuses.
+#[must_use]
+#[inline(always)]
+pub const fn has_unusual_flags(pte: Pte) -> bool {
+    pte.raw() & !USUAL != 0
+}
+
+const USUAL: u64 = COMMON.union(PteFlags::GLOBAL).bits() | ADDRESS_MASK;
+
+/// Whether an L1 entry is present, has no unusual flags, and would be left as it is by [`adjust`]: what nearly all entries
+/// of a user's tables are.
+#[must_use]
+#[inline(always)]
+pub const fn is_plain_l1(pte: Pte) -> bool {
+    const PLAIN: u64 = PteFlags::PRESENT.union(PteFlags::USER).bits();
+    const MASK: u64 = PLAIN | PteFlags::GLOBAL.bits() | !USUAL;
+    pte.raw() & MASK == PLAIN
 }
 
 /// Checks the flags of a present L2, L3 or L4 entry.
@@ -163,6 +182,17 @@ mod tests {
         assert_eq!(adjust(pte(0x5003), Level::L2), pte(0x5007));
         assert_eq!(adjust(pte(0x5003), Level::L4), pte(0x5027));
         assert_eq!(adjust(pte(0x5002), Level::L1), pte(0x5002), "absent entries stay");
+    }
+
+    #[test]
+    fn the_short_tests_of_flags_agree_with_the_long_ones() {
+        for bits in 0..1_u64 << 12 {
+            let entry = pte(0x5001 | (bits & 0xfff) | (bits & 1) << 58);
+            let unusual = entry.flags().intersects(CACHE_FLAGS) || check_l1_flags(entry).is_err();
+            assert_eq!(has_unusual_flags(entry), unusual, "{entry}");
+            assert_eq!(is_plain_l1(entry), !unusual && adjust(entry, Level::L1) == entry, "{entry}");
+            assert!(!is_plain_l1(pte(entry.raw() & !1)), "absent");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use pv_abi::ids::{DomId, GuestVa, Mfn};
 use pv_abi::mmu::{MmuUpdate, MmuextCmd};
 use zerocopy::IntoBytes;
 
-use super::grant_map::{HostAddress, MapAccess, MapFor, install_host_mapping, remove_host_mapping};
+use super::grant_map::{HostAddress, L1Hint, MapAccess, MapFor, install_host_mapping, remove_host_mapping};
 use super::teardown::relinquish;
 use super::testing::{ARGS, SELF, World, op, pte};
 use crate::access::Privilege;
@@ -230,10 +230,19 @@ impl World {
         let access = if write { MapAccess::ReadWrite } else { MapAccess::ReadOnly };
         let _ = self.with(who, |cx| {
             if remove {
-                remove_host_mapping(cx, at, mfn, access)
+                remove_host_mapping(cx, &mut L1Hint::default(), at, mfn, access)
             } else {
                 let avail = pv_abi::pte::PteFlags::empty();
-                install_host_mapping(cx, at, mfn, owner, access, MapFor::Kernel, avail)
+                install_host_mapping(
+                    cx,
+                    &mut L1Hint::default(),
+                    at,
+                    mfn,
+                    owner,
+                    access,
+                    MapFor::Kernel,
+                    avail,
+                )
             }
         });
     }

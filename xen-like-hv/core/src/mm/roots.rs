@@ -34,6 +34,13 @@ impl<M: PtMachine> Pt<'_, M> {
     /// `EINVAL` where it is not in order, or the domain is dying; `Again`.
     pub fn set_kernel_root(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn, live: Live) -> Result<(), TableError> {
         refuse_dying(dom)?;
+        if vcpu.mm.kernel_root() == Some(mfn) {
+            // Its references stay; what a guest asks for is the flush that a load is.
+            if live == Live::Yes {
+                self.m.load_root(mfn);
+            }
+            return Ok(());
+        }
         let new = self.get_table(mfn, Level::L4, dom.id, dom.privilege)?.into_raw();
         let old = vcpu.mm.kernel_root.swap(new.raw(), Relaxed);
         if live == Live::Yes {
@@ -49,6 +56,9 @@ impl<M: PtMachine> Pt<'_, M> {
     /// As [`Self::set_kernel_root`].
     pub fn set_user_root(&self, dom: &Domain, vcpu: &Vcpu, mfn: Option<Mfn>) -> Result<(), TableError> {
         refuse_dying(dom)?;
+        if vcpu.mm.user_root() == mfn {
+            return Ok(());
+        }
         let new = match mfn {
             Some(mfn) => self.get_table(mfn, Level::L4, dom.id, dom.privilege)?.into_raw().raw(),
             None => 0,

@@ -20,8 +20,8 @@ use super::pte_rules;
 use super::tables::{Pt, TableError};
 use super::work::{Patience, PtMachine};
 use crate::access::Privilege;
-use crate::frame::{FrameTable, PageRef, types};
-use crate::port::{Cpu, Tlb};
+use crate::frame::{FrameTable, PageInfo, PageRef, types};
+use crate::port::{Cpu, Frames, Tlb};
 
 /// How an entry is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,44 @@ impl Drop for LockedTable<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         types::unlock(self.page.info());
+    }
+}
+
+/// An L1 in use, locked. The lock is a use, so the frame stays what it is, and its owner's; no reference is needed beside.
+#[derive(Debug)]
+#[must_use]
+pub struct LockedL1 {
+    page: &'static PageInfo,
+    mfn: Mfn,
+}
+
+impl LockedL1 {
+    /// Locks an L1 of `owner`.
+    ///
+    /// # Errors
+    /// `EINVAL` where it is none.
+    #[inline(always)]
+    pub fn lock(frames: &FrameTable, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
+        let page = frames.info(mfn).ok_or(Errno::Inval)?;
+        // Nobody is to be kept waiting for a table that is not his.
+        if !page.count_info().is_owned_by(owner) || !types::lock_l1(page) {
+            return Err(Errno::Inval);
+        }
+        let locked = Self { page, mfn };
+        if page.count_info().is_owned_by(owner) { Ok(locked) } else { Err(Errno::Inval) }
+    }
+
+    /// An entry of it.
+    #[inline(always)]
+    pub fn entry<'m>(&self, m: &'m impl Frames, index: usize) -> Result<&'m AtomicU64, Errno> {
+        m.words(self.mfn).get(index).ok_or(Errno::Inval)
+    }
+}
+
+impl Drop for LockedL1 {
+    #[inline(always)]
+    fn drop(&mut self) {
+        types::unlock(self.page);
     }
 }
 
@@ -161,6 +199,13 @@ pub fn update_l1_inline<M: Tlb + Cpu>(
     }
     leaf::put(frames, old, m.flush_clock());
     Ok(())
+}
+
+/// Empties an entry of a locked L1 that reads `old`, but for accessed and dirty bits.
+#[inline(always)]
+pub(super) fn clear_l1(frames: &FrameTable, m: &impl Tlb, word: &AtomicU64, old: Pte) {
+    word.swap(0, SeqCst);
+    leaf::put(frames, old, m.flush_clock());
 }
 
 /// Whether a mapping of RAM becomes read-only and stays otherwise harmlessly the same.

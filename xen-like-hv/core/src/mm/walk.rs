@@ -38,24 +38,33 @@ pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va
     Some(Found { table, index: Level::L1.index(va), path })
 }
 
-/// As [`find_l1`] for who does not ask what the path allows: the L1 and the index of the entry in it.
+/// As [`find_l1`] for who does not ask what the path allows: the L1 and the index of the entry in it. `root` is a base
+/// pointer of the calling vcpu, so that it stays in use.
+///
+/// The owners of the tables on the way are not asked: it is the result that is checked, and a path that leads astray is
+/// one that another CPU changes at this moment.
 #[inline(always)]
 #[must_use]
-pub fn find_l1_entry(
-    frames: &FrameTable,
-    m: &impl Frames,
-    owner: DomId,
-    root: Mfn,
-    va: GuestVa,
-) -> Option<(Mfn, usize)> {
-    if !va.is_canonical() {
+pub fn find_l1_entry(frames: &FrameTable, m: &impl Frames, root: Mfn, va: GuestVa) -> Option<(Mfn, usize)> {
+    let index = Level::L4.index(va);
+    if !va.is_canonical() || !pte_rules::is_guest_slot(Level::L4, index) {
         return None;
     }
-    let path = PteFlags::empty();
-    let (table, _) = down(frames, m, owner, (root, path), Level::L4, va)?;
-    let (table, _) = down(frames, m, owner, (table, path), Level::L3, va)?;
-    let (table, _) = down(frames, m, owner, (table, path), Level::L2, va)?;
-    Some((table, Level::L1.index(va)))
+    let pte = Pte::from_raw(m.words(root).get(index)?.load(Relaxed));
+    let l3 = pte.is_present().then(|| pte.mfn())?;
+    let l2 = follow(frames, m, l3, Level::L3, va)?;
+    let l1 = follow(frames, m, l2, Level::L2, va)?;
+    Some((l1, Level::L1.index(va)))
+}
+
+/// The frame that the entry of `va` in a table names, if the frame is a table of that level in use.
+#[inline(always)]
+fn follow(frames: &FrameTable, m: &impl Frames, table: Mfn, level: Level, va: GuestVa) -> Option<Mfn> {
+    if !frames.info(table)?.type_info().is_in_use_as(PageType::Table(level)) {
+        return None;
+    }
+    let pte = Pte::from_raw(m.words(table).get(level.index(va))?.load(Relaxed));
+    pte.is_present().then(|| pte.mfn())
 }
 
 /// The table below the entry of `va` in a table, and what the path allows from there on.

@@ -11,6 +11,7 @@
 //!
 //! Invariants: I2, I3, I5, I9.
 
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use pv_abi::errno::Errno;
@@ -23,11 +24,11 @@ use crate::access::Privilege;
 use crate::frame::flush::{self, Flushed};
 use crate::frame::types::{self, TypeGot, TypePut, TypeRefused};
 use crate::frame::{FrameTable, PageInfo, PageType};
-use crate::port::{Cpu, Frames, Tlb};
+use crate::port::{Cpu, FrameWords, Frames, Tlb};
 
 /// Entries of an L1 between two preemption checks. Each is a look-up and two counts, so a whole table at once would be the
 /// longest stretch of the hypervisor.
-const LEAVES_PER_STEP: usize = 64;
+const LEAVES_PER_STEP: usize = 128;
 
 /// What page-table work needs of the machine.
 pub trait PtMachine: Frames + Tlb + Cpu {}
@@ -74,7 +75,7 @@ pub(crate) enum Patience {
 
 impl Patience {
     /// Steps of which the longest takes some microseconds; more than an entry nearly always needs.
-    const BRIEF_STEPS: u64 = 64;
+    const BRIEF_STEPS: u64 = 32;
 
     const fn steps(self) -> u64 {
         match self {
@@ -244,40 +245,75 @@ fn validate_step(
     }
 }
 
-/// Entries of an L1 from where the last step stopped, up to the bound of a step.
+/// Entries of an L1 from where the last step stopped, up to the bound of a step. A function of its own, so that its loop
+/// has the registers to itself; [`put_leaves`] too.
+#[inline(never)]
 fn validate_l1(
     node: &mut Node,
     frames: &FrameTable,
     m: &impl PtMachine,
     rights: Rights,
 ) -> Result<Step, Errno> {
+    let words = m.words(node.mfn);
     // `done` is the truth about which entries hold references wherever this ends; while it runs nobody looks.
-    let mut left = LEAVES_PER_STEP;
-    for (index, word) in m.words(node.mfn).iter().enumerate().skip(node.done) {
-        let pte = Pte::from_raw(word.load(Relaxed));
-        if pte == Pte::EMPTY {
-            continue;
+    node.done = first_entry(words, node.done);
+    let end = ENTRIES_PER_TABLE.min(node.done + LEAVES_PER_STEP);
+    let mut rest = words.get(node.done..end).unwrap_or_default().iter();
+    while let Some(word) = rest.next() {
+        let index = end - rest.len() - 1;
+        let mut pte = Pte::from_raw(word.load(Relaxed));
+        if !pte_rules::is_plain_l1(pte) {
+            if pte == Pte::EMPTY {
+                node.done = first_entry(words, index + 1);
+                rest = words.get(node.done..end).unwrap_or_default().iter();
+                continue;
+            }
+            if !pte.is_present() {
+                pte_rules::check_absent(pte, Level::L1, frames.end()).inspect_err(|_| node.done = index)?;
+                continue;
+            }
+            pte = store_adjusted(word, pte, Level::L1);
+            if pte_rules::has_unusual_flags(pte) {
+                leaf::get_unusual(frames, pte, rights).inspect_err(|_| node.done = index)?;
+                continue;
+            }
         }
-        if left == 0 {
-            node.done = index;
-            return Ok(Step::Again);
-        }
-        left -= 1;
-        let entry = if pte.is_present() {
-            leaf::get(frames, m, pte, rights)
-        } else {
-            pte_rules::check_absent(pte, Level::L1, frames.end())
-        };
-        if let Err(e) = entry {
-            node.done = index;
-            return Err(e);
-        }
-        if pte.is_present() {
-            store_adjusted(word, pte, Level::L1);
-        }
+        leaf::get_usual(frames, m, pte, rights).inspect_err(|_| node.done = index)?;
     }
-    node.done = ENTRIES_PER_TABLE;
-    Ok(Step::Leave)
+    node.done = node.done.max(end);
+    Ok(if node.done == ENTRIES_PER_TABLE { Step::Leave } else { Step::Again })
+}
+
+/// Words that are looked at together where many are expected to be empty.
+const GLANCE: usize = 8;
+
+/// Where the next entry may be, from `from` on: whole groups of empty ones are passed over.
+#[inline(always)]
+fn first_entry(words: &FrameWords, from: usize) -> usize {
+    if from.is_multiple_of(GLANCE) { pass_empty(words, from) } else { from }
+}
+
+fn pass_empty(words: &FrameWords, from: usize) -> usize {
+    let (groups, _) = words.as_chunks::<GLANCE>();
+    let empty = groups.iter().skip(from / GLANCE).take_while(|group| are_empty(group)).count();
+    from + empty * GLANCE
+}
+
+/// The end of the entries below `end`, where groups of empty ones at their end are passed over.
+#[inline(always)]
+fn entries_end(words: &FrameWords, end: usize) -> usize {
+    if end.is_multiple_of(GLANCE) { pass_empty_down(words, end) } else { end }
+}
+
+fn pass_empty_down(words: &FrameWords, end: usize) -> usize {
+    let (groups, _) = words.as_chunks::<GLANCE>();
+    let empty = groups.iter().take(end / GLANCE).rev().take_while(|group| are_empty(group)).count();
+    end - empty * GLANCE
+}
+
+#[inline(always)]
+fn are_empty(group: &[AtomicU64; GLANCE]) -> bool {
+    group.iter().fold(0, |all, word| all | word.load(Relaxed)) == 0
 }
 
 /// Entries of an upper table up to the next present one.
@@ -288,8 +324,13 @@ fn validate_upper(
     owner: DomId,
 ) -> Result<Step, Errno> {
     let words = m.words(node.mfn);
+    node.done = first_entry(words, node.done);
     while let Some(word) = words.get(node.done) {
         let pte = Pte::from_raw(word.load(Relaxed));
+        if pte == Pte::EMPTY {
+            node.done = first_entry(words, node.done + 1);
+            continue;
+        }
         if pte_rules::is_guest_slot(node.level, node.done) {
             if pte.is_present() {
                 return validate_entry(node, frames, m, owner, pte);
@@ -352,11 +393,13 @@ fn get_child(
     Ok(child)
 }
 
-fn store_adjusted(word: &core::sync::atomic::AtomicU64, pte: Pte, level: Level) {
+/// Stores an entry as it is to be, if it is not so; returns it.
+fn store_adjusted(word: &AtomicU64, pte: Pte, level: Level) -> Pte {
     let adjusted = pte_rules::adjust(pte, level);
     if adjusted != pte {
         word.store(adjusted.raw(), Relaxed);
     }
+    adjusted
 }
 
 fn finish_validation(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) {
@@ -382,13 +425,13 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
     if node.level == Level::L1 && !put_leaves(node, frames, m, clock) {
         return Step::Again;
     }
-    while let Some(index) = node.done.checked_sub(1) {
+    let words = m.words(node.mfn);
+    while let Some(index) = entries_end(words, node.done).checked_sub(1) {
         node.done = index;
         if !pte_rules::is_guest_slot(node.level, index) {
             continue;
         }
-        let word = m.words(node.mfn).get(index).map_or(0, |w| w.load(Relaxed));
-        let pte = Pte::from_raw(word);
+        let pte = Pte::from_raw(words.get(index).map_or(0, |w| w.load(Relaxed)));
         if let Some(level) = node.level.below().filter(|_| pte.is_present()) {
             return put_child(frames, pte.mfn(), level, clock).map_or(Step::Again, Step::Enter);
         }
@@ -401,22 +444,23 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
 }
 
 /// Gives up the references of the last entries of an L1, up to the bound of a step; whether none are left.
+#[inline(never)]
 fn put_leaves(node: &mut Node, frames: &FrameTable, m: &impl PtMachine, clock: u64) -> bool {
-    let mut left = LEAVES_PER_STEP;
-    for (index, word) in m.words(node.mfn).iter().enumerate().take(node.done).rev() {
+    let words = m.words(node.mfn);
+    node.done = entries_end(words, node.done);
+    let start = node.done.saturating_sub(LEAVES_PER_STEP);
+    let mut rest = words.get(start..node.done).unwrap_or_default().iter();
+    while let Some(word) = rest.next_back() {
         let pte = Pte::from_raw(word.load(Relaxed));
         if pte == Pte::EMPTY {
-            continue;
+            node.done = entries_end(words, start + rest.len());
+            rest = words.get(start..node.done).unwrap_or_default().iter();
+        } else {
+            leaf::put(frames, pte, clock);
         }
-        if left == 0 {
-            node.done = index + 1;
-            return false;
-        }
-        left -= 1;
-        leaf::put(frames, pte, clock);
     }
-    node.done = 0;
-    true
+    node.done = node.done.min(start);
+    node.done == 0
 }
 
 /// Gives up the references of a former upper entry; a table that is out of use by that is to be entered.

@@ -183,6 +183,12 @@ pub(crate) unsafe fn write<const N: usize>(at: u64, words: &[u64; N]) -> bool {
     true
 }
 
+/// Whether so many bytes can be moved by [`read_bytes`] and [`write_bytes`].
+#[inline(always)]
+pub(crate) const fn suits(len: usize) -> bool {
+    len <= 8 * MOST_WORDS && len.is_multiple_of(4)
+}
+
 /// Reads bytes of the guest whose number the compiler knows, a multiple of four; `false` after a fault.
 ///
 /// # Safety
