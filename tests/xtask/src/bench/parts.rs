@@ -75,10 +75,7 @@ impl Part {
             Self::Linux => {
                 "Debian's kernels with a ramdisk of busybox, on one pcpu: as a guest that our dom0 makes on either hypervisor \
                  (`linux_guest`), and as dom0 (`linux_dom0`). Linux's clock goes by instructions here and is read in steps of \
-                 10 ms, so small differences mean nothing. Times to init are by the kernel's own clock; \
-                 `linux_create_to_init_and_poweroff` is by dom0's, from the command to the end of a guest that powers off as \
-                 soon as it has an init. That row has idle waits for the host's disk in it, which differ from run to run by a \
-                 factor of two: it is the one figure of this page that is no property of the code."
+                 10 ms, so small differences mean nothing. Times to init are by the kernel's own clock."
             }
             Self::Io => {
                 "Guests are Debian's Linux with one vcpu, on one pcpu: on our hypervisor with our dom0, on Xen with Debian's Linux as \
