@@ -1,7 +1,7 @@
 //! The boot order, as a list of calls.
 #![expect(unsafe_code, reason = "entered from assembly, and changes stacks")]
 
-use crate::arch::cpu::{features, gdt, setup, smp};
+use crate::arch::cpu::{features, gdt, setup, smp, speculation};
 use crate::arch::entry::cpu_info::CpuInfo;
 use crate::arch::entry::idt;
 use crate::arch::irq::{apic, ioapic, ipi, pic};
@@ -61,6 +61,7 @@ fn check_cpu() {
     let (text, used) = features::brand();
     log::info!("CPU: {}", core::str::from_utf8(&text[..used]).unwrap_or("?").trim());
     log::debug!("features: {:?}", features::get());
+    speculation::report();
 }
 
 fn init_memory(info: &handover::BootInfo) {

@@ -15,6 +15,11 @@ const MAX_VCPUS: u64 = 128;
 /// Most memory, MiB: 16 TiB.
 const MAX_MEMORY: u64 = 16 << 20;
 
+/// Last event channel of a domain that is given no other, as `xl` has it.
+const EVENT_CHANNELS: u32 = 1023;
+/// Last event channel that there can be, with the FIFO ABI.
+const LAST_EVENT_CHANNEL: u64 = 131_071;
+
 /// What happens to a domain that has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartAction {
@@ -49,6 +54,8 @@ pub struct DomainConfig {
     pub vcpus: u32,
     /// Vcpus it may have.
     pub maxvcpus: u32,
+    /// Its last event channel.
+    pub event_channels: u32,
     /// Its disks.
     pub disks: Vec<DiskConfig>,
     /// Its network interfaces; their place in the list is their number.
@@ -160,6 +167,7 @@ impl Table {
             maxmem_mib: 0,
             vcpus: 1,
             maxvcpus: 0,
+            event_channels: EVENT_CHANNELS,
             disks: Vec::new(),
             vifs: Vec::new(),
             on_poweroff: RestartAction::Destroy,
@@ -181,6 +189,7 @@ fn apply(config: &mut DomainConfig, key: &str, setting: &Setting<String>) -> Res
         "maxmem" => config.maxmem_mib = number(setting, 1..=MAX_MEMORY)?,
         "vcpus" => config.vcpus = vcpus(setting)?,
         "maxvcpus" => config.maxvcpus = vcpus(setting)?,
+        "event_channels" => config.event_channels = event_channels(setting)?,
         "disk" => config.disks = disks(setting)?,
         "vif" => config.vifs = vifs(setting)?,
         // Put together in `finish`.
@@ -287,6 +296,11 @@ fn number(setting: &Setting<String>, range: core::ops::RangeInclusive<u64>) -> R
     }
     let (low, high) = (range.start(), range.end());
     Err(Flaw::new(setting.at, format!("{} must be between {low} and {high}", setting.key)))
+}
+
+fn event_channels(setting: &Setting<String>) -> Result<u32, Flaw> {
+    let last = number(setting, 1..=LAST_EVENT_CHANNEL)?;
+    u32::try_from(last).map_err(|_| Flaw::new(setting.at, "too many event channels"))
 }
 
 fn vcpus(setting: &Setting<String>) -> Result<u32, Flaw> {

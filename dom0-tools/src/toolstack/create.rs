@@ -194,7 +194,7 @@ impl<'a> CreateJob<'a> {
         let params = CreateDomain {
             handle,
             max_vcpus: self.config.maxvcpus,
-            max_evtchn_port: 1023,
+            max_evtchn_port: self.config.event_channels,
             max_grant_frames: 64,
             max_maptrack_frames: 1024,
         };

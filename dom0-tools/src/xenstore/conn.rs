@@ -21,6 +21,8 @@ pub(crate) struct Conn {
     pub(crate) watches: u32,
     /// Sent something that no client sends; nothing more is taken from it.
     pub(crate) broken: bool,
+    /// When its allowance of changes would be full again.
+    allowance_full_at_ns: u64,
     /// Events were dropped because nobody took the earlier ones.
     pub(crate) lost_events: bool,
     input: Vec<u8>,
@@ -40,6 +42,7 @@ impl Conn {
             next_tx: 0,
             watches: 0,
             broken: false,
+            allowance_full_at_ns: 0,
             lost_events: false,
             input: Vec::new(),
             output: VecDeque::new(),
@@ -52,6 +55,19 @@ impl Conn {
     /// Whether requests are looked at: not while the client does not take its replies.
     pub(crate) fn accepts_input(&self, quota: &Quota) -> bool {
         !self.broken && self.queued_bytes < quota.output_bytes
+    }
+
+    /// When the next request may be looked at, where it has changed the store more often than it may.
+    pub(crate) fn paused_until(&self, quota: &Quota, now_ns: u64) -> Option<u64> {
+        let least =
+            self.allowance_full_at_ns.saturating_sub(u64::from(quota.changes) * quota.change_interval_ns);
+        (least > now_ns && !self.who.is_privileged()).then_some(least)
+    }
+
+    /// Takes a request that changes the store off the allowance.
+    pub(crate) fn count_change(&mut self, quota: &Quota, now_ns: u64) {
+        self.allowance_full_at_ns =
+            self.allowance_full_at_ns.max(now_ns).saturating_add(quota.change_interval_ns);
     }
 
     /// Takes bytes of the current message; gives how many, and the message when it is whole.

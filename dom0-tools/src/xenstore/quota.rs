@@ -23,6 +23,10 @@ pub struct Quota {
     pub events: usize,
     /// Bytes waiting to be taken before no further request is looked at.
     pub output_bytes: usize,
+    /// Requests that change the store, in a burst.
+    pub changes: u32,
+    /// Nanoseconds until one more may be made.
+    pub change_interval_ns: u64,
 }
 
 impl Default for Quota {
@@ -38,6 +42,8 @@ impl Default for Quota {
             depth: 32,
             events: 512,
             output_bytes: 8 << 10,
+            changes: 2000,
+            change_interval_ns: 5_000_000,
         }
     }
 }

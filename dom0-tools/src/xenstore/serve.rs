@@ -26,6 +26,16 @@ impl Xenstore {
     /// Carries one request out and queues its reply. A watch's first event comes after its reply.
     pub(crate) fn serve(&mut self, id: ConnId, header: Header, payload: &[u8]) {
         let op = Op::from_raw(header.kind);
+        // Refused ones too: they keep the store as busy.
+        let changes = matches!(
+            op,
+            Some(
+                Op::Write | Op::Mkdir | Op::Rm | Op::SetPerms | Op::TransactionEnd | Op::Watch | Op::Unwatch
+            )
+        );
+        if let Some(conn) = self.conns.get_mut(&id).filter(|_| changes) {
+            conn.count_change(&self.quota, self.now_ns);
+        }
         let reply = op.ok_or(Errno::NoSys).and_then(|op| self.dispatch(id, op, header.tx_id, payload));
         let first_event = match (op, &reply) {
             (Some(Op::Watch), Ok(_)) => {

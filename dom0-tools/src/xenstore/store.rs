@@ -43,6 +43,8 @@ pub struct Xenstore {
     pub(crate) quota: Quota,
     pub(crate) effects: VecDeque<Effect>,
     next_conn: u64,
+    /// The time, as far as the daemon has told it.
+    pub(crate) now_ns: u64,
 }
 
 impl Xenstore {
@@ -57,6 +59,7 @@ impl Xenstore {
             quota,
             effects: VecDeque::new(),
             next_conn: 0,
+            now_ns: 0,
         }
     }
 
@@ -113,13 +116,25 @@ impl Xenstore {
         self.effects.pop_front()
     }
 
+    /// Tells the time, by which domains may make changes again. It never goes back.
+    pub fn set_time(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// When a domain that has changed too much is listened to again; `None` where it is listened to now.
+    #[must_use]
+    pub fn paused_until(&self, conn: ConnId) -> Option<u64> {
+        self.conns.get(&conn)?.paused_until(&self.quota, self.now_ns)
+    }
+
     /// Gives bytes from a domain's ring. Says how many were taken: fewer than given when the domain does
-    /// not take its replies; the rest has to be given again once [`Xenstore::consume`] made room.
+    /// not take its replies, or makes changes too quickly; the rest has to be given again once [`Xenstore::consume`] made
+    /// room or [`Xenstore::paused_until`] has come.
     pub fn input(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let mut used = 0;
         while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
             let Some(state) = self.conns.get_mut(&conn) else { return bytes.len() };
-            if !state.accepts_input(&self.quota) {
+            if !state.accepts_input(&self.quota) || state.paused_until(&self.quota, self.now_ns).is_some() {
                 break;
             }
             let (taken, message) = state.assemble(rest);

@@ -24,10 +24,23 @@ const KERNEL_GS: u8 = 2;
 /// `mov eax, 29; xor edi, edi; syscall`: yields.
 const YIELD: [u8; 9] = [0xb8, 29, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
 
-/// Switches AVX on where CPUID offers it; whether it is on. No state may be offered that is not switched.
+/// XSAVE and AVX, in leaf 1.
+const HAS_AVX: u32 = 1 << 26 | 1 << 28;
+
+/// Whether the processor has AVX, asked without the hypervisor: CPUID does not fault for a guest.
+fn processor_has_avx(code: &Code) -> Claim<bool> {
+    let mut registers = Regs { rax: 1, ..Regs::default() };
+    // push rbx; cpuid; pop rbx
+    ensure_eq!(code.run(&[0x53, 0x0f, 0xa2, 0x5b], &mut registers), Ok(()), "cpuid");
+    Ok(registers.rcx & u64::from(HAS_AVX) == u64::from(HAS_AVX))
+}
+
+/// Switches AVX on where the processor has it, which the hypervisor must then offer; whether it is on. No state may be
+/// offered that is not switched.
 pub fn enable_avx(code: &Code) -> Claim<bool> {
-    let features = cpu::cpuid_forced(1, 0).ecx;
-    if features & 1 << 26 == 0 || features & 1 << 28 == 0 {
+    let offered = cpu::cpuid_forced(1, 0).ecx & HAS_AVX == HAS_AVX;
+    ensure_eq!(offered, processor_has_avx(code)?, "AVX as it is offered");
+    if !offered {
         return Ok(false);
     }
     let offered = cpu::cpuid_forced(0xd, 0);
@@ -39,6 +52,10 @@ pub fn enable_avx(code: &Code) -> Claim<bool> {
     ensure_eq!(code.run(&enable, &mut registers), Ok(()), "switching XSAVE on");
     let mut registers = Regs { rax: AVX_STATE, ..Regs::default() };
     ensure_eq!(code.run(&[0x0f, 0x01, 0xd1], &mut registers), Ok(()), "xsetbv");
+    // xgetbv
+    let mut registers = Regs::default();
+    ensure_eq!(code.run(&[0x0f, 0x01, 0xd0], &mut registers), Ok(()), "xgetbv");
+    ensure_eq!(registers.rax, AVX_STATE, "the state that is switched on");
     // State that is not offered cannot be switched on.
     for wrong in (0..64).map(|bit| 1 << bit).filter(|bit| bit & offered == 0 && bit & 0xe0 == 0) {
         let mut registers =

@@ -96,6 +96,7 @@ pub mod regs;
 pub mod sched;
 #[cfg(test)]
 pub(crate) mod seeded;
+pub mod speculation;
 pub mod symbols;
 pub mod vcpu;
 

@@ -6,6 +6,7 @@ pub(crate) mod port;
 pub(crate) mod regs;
 pub(crate) mod setup;
 pub(crate) mod smp;
+pub(crate) mod speculation;
 
 mod guest_state;
 

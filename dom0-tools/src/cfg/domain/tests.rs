@@ -45,6 +45,15 @@ uuid = "00112233-4455-6677-8899-aabbccddeeff"
 }
 
 #[test]
+fn event_channels_are_as_many_as_configured() {
+    assert_eq!(config(BASE).event_channels, 1023);
+    assert_eq!(config(&format!("{BASE}event_channels = 16383")).event_channels, 16383);
+    for wrong in ["0", "131072"] {
+        assert!(error(&format!("{BASE}event_channels = {wrong}")).contains("a.cfg:4"), "{wrong}");
+    }
+}
+
+#[test]
 fn lines_can_be_continued() {
     assert_eq!(config("name=\\\n'g'\nkernel='/k'\nmemory \\\n = 64").memory_mib, 64);
     assert_eq!(error("name='g' \\ x"), "a.cfg:1:10: a backslash may only stand at the end of a line");

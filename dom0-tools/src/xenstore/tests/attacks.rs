@@ -274,3 +274,56 @@ fn values_and_permissions_are_limited() {
     assert_eq!(w.ask(c[1], Op::SetPerms, many.as_bytes()), err("ENOSPC"));
     assert_eq!(w.ask(c[1], Op::GetPerms, b"x\0"), Ok(b"n1\0".to_vec()));
 }
+
+/// How many of its transactions a domain gets through in a second, a step in each millisecond, while another writes what
+/// they read as often as it is let.
+fn transactions_beside_a_writer(quota: Quota) -> u32 {
+    let (mut w, c) = World::new(&[1, 2]);
+    w.xs.write("/shared", b"").unwrap();
+    w.xs.set_perms("/shared", (DomId::DOM0, Access::Both), &[]).unwrap();
+    w.xs.quota = quota;
+    let write = message(Op::Write.raw(), 1, 0, b"/shared\0x").unwrap();
+    let mut through = 0;
+    let mut tx = 0;
+    for ms in 0..1000_u64 {
+        w.xs.set_time(ms * 1_000_000);
+        for _ in 0..20 {
+            w.xs.input(c[1], &write);
+            while w.take(c[1]).is_some() {}
+        }
+        match ms % 4 {
+            0 => tx = begin(&mut w, c[2]),
+            1 => assert_eq!(w.tx(c[2], tx, Op::Read, b"/shared\0").map(|_| ()), Ok(())),
+            2 => assert_eq!(w.tx(c[2], tx, Op::Write, b"own\0v"), ok(b"OK\0")),
+            _ => through += u32::from(w.tx(c[2], tx, Op::TransactionEnd, b"T\0").is_ok()),
+        }
+    }
+    through
+}
+
+#[test]
+fn xsa_206_a_busy_writer_lets_others_get_on() {
+    let usual = Quota::default();
+    let through = transactions_beside_a_writer(usual);
+    assert!(through > 50, "{through} of 250");
+    let unlimited = Quota { changes: u32::MAX, ..usual };
+    assert_eq!(transactions_beside_a_writer(unlimited), 0, "without a limit none gets through");
+}
+
+#[test]
+fn xsa_206_who_is_paused_goes_on_where_it_stopped() {
+    let (mut w, c) = World::new(&[1]);
+    w.xs.quota = Quota { changes: 3, change_interval_ns: 10, ..Quota::default() };
+    let one = message(Op::Mkdir.raw(), 1, 0, b"d\0").unwrap();
+    let all = one.repeat(6);
+    // One more than the burst is looked at: the debt is paid before the next.
+    let used = w.xs.input(c[1], &all);
+    assert_eq!((used, w.xs.paused_until(c[1])), (4 * one.len(), Some(10)));
+    w.xs.set_time(9);
+    assert_eq!(w.xs.input(c[1], &all[used..]), 0);
+    w.xs.set_time(10);
+    assert_eq!((w.xs.input(c[1], &all[used..]), w.xs.paused_until(c[1])), (one.len(), Some(20)));
+    w.xs.set_time(100);
+    assert_eq!((w.xs.input(c[1], &all[used + one.len()..]), w.xs.paused_until(c[1])), (one.len(), None));
+    w.xs.audit().unwrap();
+}

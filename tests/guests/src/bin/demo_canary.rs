@@ -72,6 +72,10 @@ fn kept(regs: &Regs) -> [u64; 7] {
     [regs.rbx, regs.rbp, regs.r9, regs.r12, regs.r13, regs.r14, regs.r15]
 }
 
+const fn told(avx: bool) -> &'static str {
+    if avx { "with AVX" } else { "no AVX in this processor" }
+}
+
 fn fill() -> Claim {
     let pattern = VEILED ^ VEIL;
     let (code, area) = (Code::new()?, Frame::new()?);
@@ -87,7 +91,11 @@ fn fill() -> Claim {
     ensure_eq!(call::call(H::SetSegmentBase, [0, pattern & 0x7fff_ffff_ffff]), 0, "the FS base");
     set_state(&area, pattern);
     let (avx, upper) = (canary::enable_avx(&code)?, Frame::new()?);
-    println!("FILLED {pages} pages, {}", if avx { "AVX" } else { "no AVX" });
+    if avx {
+        canary::load_avx(&code, &upper, |n| pattern ^ n)?;
+        canary::check_avx(&code, &upper, |n| pattern ^ n)?;
+    }
+    println!("FILLED {pages} pages, {}", told(avx));
     loop {
         ensure_eq!(code.run(&LOAD_FPU, &mut Regs { rbx: area.va(), ..Regs::default() }), Ok(()), "fxrstor");
         canary::gs_across_a_yield(&code, pattern)?;
@@ -114,7 +122,8 @@ fn scan() -> Claim {
     for register in 0..4 {
         ensure_eq!(call::call(H::GetDebugreg, [register]), 0, "breakpoint {register} of a new vcpu");
     }
-    scan_memory()?;
+    let pages = scan_memory()?;
+    println!("SCANNED {pages} pages, {}", told(avx));
     for round in 0..ROUNDS {
         let own = 0x1111_2222_3333_4440 + (round << 4);
         set_state(&area, own);
@@ -153,7 +162,7 @@ fn scan() -> Claim {
 }
 
 /// No page that comes fresh holds a word of the pattern.
-fn scan_memory() -> Claim {
+fn scan_memory() -> Claim<u64> {
     let mut pages = 0_u64;
     while enough_is_left() {
         let Some(pfn) = frames::alloc(1) else { break };
@@ -163,8 +172,7 @@ fn scan_memory() -> Claim {
         }
         pages += 1;
     }
-    println!("SCANNED {pages} pages");
-    Ok(())
+    Ok(pages)
 }
 
 /// The kernel itself still needs a little.

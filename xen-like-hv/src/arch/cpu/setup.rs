@@ -3,7 +3,7 @@
 
 use super::features::{self, Features};
 use super::gdt::HV_CS;
-use super::regs;
+use super::{regs, speculation};
 use crate::arch::entry::cpu_info::CpuInfo;
 use crate::arch::entry::stubs;
 use crate::arch::mm::layout::stack_block;
@@ -90,6 +90,7 @@ pub(crate) fn init(cpu: usize) {
         regs::wrmsr(MSR_PAT, PAT);
         regs::wrmsr(MSR_EFER, regs::rdmsr(MSR_EFER) | EFER_SCE | EFER_NXE);
     }
+    speculation::init();
     init_system_calls(cpu, &f);
 }
 

@@ -16,6 +16,7 @@ use super::context;
 use super::cpu_info::work;
 use super::current::{Current, cpu_info, current, frame, replace};
 use super::guest;
+use crate::arch::cpu::speculation;
 use crate::machine::Metal;
 use crate::state;
 
@@ -95,6 +96,7 @@ fn switch_away(hv: &'static Hypervisor, m: &Metal) {
 /// Loads `next`. A vcpu whose domain has gone meanwhile cannot run.
 fn switch_to(hv: &'static Hypervisor, m: &Metal, next: Arc<Vcpu>) -> bool {
     let Some(dom) = next.domain() else { return false };
+    speculation::between_vcpus();
     // SAFETY: as above; the new vcpu has no context yet.
     context::load(m, &next, unsafe { &mut *frame() });
     publish_time(m, &next);

@@ -18,6 +18,7 @@ use pv_abi::io::xenstore::{RING_SIZE, RingFault, XenstoreDomainInterface};
 use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::memory::{Area, Mapping, Prot, map_mfn};
 use pv_guest_kernel::task::{self, Notify};
+use pv_guest_kernel::time;
 
 /// A guest's connection.
 struct Link {
@@ -163,8 +164,10 @@ impl StoreService {
 
     async fn listen(self: Rc<Self>, link: Rc<Link>) {
         while !link.is_closed() {
+            self.store.borrow_mut().set_time(time::now_ns());
             let progress = link.take_input(&mut self.store.borrow_mut());
             let broken = self.store.borrow().is_broken(link.conn);
+            let paused = self.store.borrow().paused_until(link.conn);
             match progress {
                 _ if broken => link.fail(RingFault::Proto),
                 Err(_) => link.fail(RingFault::RingIdx),
@@ -174,6 +177,8 @@ impl StoreService {
                         // The guest may be waiting for room.
                         let _ = link.channel.notify();
                         task::yield_now().await;
+                    } else if let Some(until) = paused {
+                        task::select(time::sleep_until(until), link.wake.wait()).await;
                     } else {
                         task::select(link.channel.wait(), link.wake.wait()).await;
                     }
