@@ -81,7 +81,8 @@ impl Part {
                 "Guests are Debian's Linux with one vcpu, on one pcpu: on our hypervisor with our dom0, on Xen with Debian's Linux as \
                  dom0 and Xen's own toolstack; the same guests, the same disk. These are no instructions but nanoseconds of \
                  processor time that QEMU needs for one operation, with all its threads, the guest's and dom0's side included \
-                 (`-accel tcg` without counting): they are the host's, and only the ratio means something, to about a tenth. By the wall's \
+                 (`-accel tcg` without counting): they are the host's, and only the ratio means something, to about a tenth; for the network \
+                 Xen's figures were up to twice as large in one run as in another. By the wall's \
                  clock is what the guest's own clock says of the same loads, waits included. `io_idle_second` is a second in which \
                  two guests have nothing to do."
             }
