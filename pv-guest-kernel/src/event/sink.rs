@@ -28,6 +28,7 @@ impl OnceSink {
                 handler: IrqLock::new(None),
                 notify: Notify::new(),
                 bound: AtomicBool::new(false),
+                held: AtomicBool::new(false),
             })
         })
     }
