@@ -51,8 +51,9 @@ use crate::port::Machine;
 /// Bytes of the SYSCALL instruction.
 const SYSCALL_LEN: u64 = 2;
 
-/// Numbers that the table has room for; a power of two, so that an index can be masked.
+/// Numbers that the table has room for; a power of two, so that an index can be masked. The last one stands for no call.
 pub const NUMBERS: usize = 64;
+const _: () = assert!(Hypercall::from_raw(NUMBERS as u64 - 1).is_none());
 
 /// A call as the entry stub makes it: the guest's RDI, RSI, RDX, R10 and R8, all but one of which are where a function
 /// takes its arguments, and the context behind them.
@@ -176,7 +177,7 @@ impl<M: Machine> Table<M> {
     /// For calls from the guest itself.
     pub const SINGLE: [Handler<M>; NUMBERS] = Self::fill(handler::<M>(Hypercall::Multicall));
     /// For the entries of a batch.
-    pub(crate) const BATCHED: [Handler<M>; NUMBERS] = Self::fill(nested_batch::<M>);
+    pub const BATCHED: [Handler<M>; NUMBERS] = Self::fill(nested_batch::<M>);
 
     const fn fill(multicall: Handler<M>) -> [Handler<M>; NUMBERS] {
         let mut table: [Handler<M>; NUMBERS] = [unknown::<M>; NUMBERS];
@@ -214,7 +215,7 @@ fn restart(regs: &mut crate::UserRegs, args: &Args) {
 const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
     match number {
         Hypercall::Iret => entry!(iret),
-        Hypercall::Multicall => entry!(multicall::multicall),
+        Hypercall::Multicall => multicall::multicall::<M>,
         Hypercall::SetTrapTable => entry!(trap_table::set_trap_table),
         Hypercall::StackSwitch => entry!(segment::stack_switch),
         Hypercall::SetCallbacks => entry!(callback_op::set_callbacks),
@@ -222,7 +223,7 @@ const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
         Hypercall::SetDebugreg => entry!(debugreg::set_debugreg),
         Hypercall::GetDebugreg => entry!(debugreg::get_debugreg),
         Hypercall::SetTimerOp => entry!(timer::set_timer_op),
-        Hypercall::XenVersion => entry!(version::xen_version),
+        Hypercall::XenVersion => entry!(version::xen_version, if version::is_plain => version::plain),
         Hypercall::ConsoleIo => entry!(console_io::console_io),
         Hypercall::VmAssist => entry!(vm_assist::vm_assist),
         Hypercall::VcpuOp => entry!(vcpu_op::vcpu_op),

@@ -29,16 +29,8 @@ const DENIED: &str = "<denied>";
 /// # Errors
 /// `EFAULT` for an argument that cannot be accessed, `EINVAL` for a feature submap that does not exist, `ENOSYS` for
 /// an unknown operation.
+#[inline(always)]
 pub fn xen_version<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
-    // Kernels use the plain version as a call that does nothing, to have their events delivered: it shall cost nothing.
-    if args.low32(0) == XenVersionOp::Version.raw() {
-        return Ok(MAJOR << 16 | MINOR);
-    }
-    others(cx, args)
-}
-
-#[inline(never)]
-fn others<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let op = XenVersionOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)?;
     let arg = args.get(1);
     match op {
@@ -73,6 +65,19 @@ fn others<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
             Err(Errno::NoData.into())
         }
     }
+}
+
+/// Whether the plain version is asked for. Kernels use it as a call that does nothing, to have their events delivered: it
+/// shall cost nothing.
+#[inline(always)]
+pub(super) fn is_plain(args: &Args) -> bool {
+    args.low32(0) == XenVersionOp::Version.raw()
+}
+
+/// [`xen_version`] where [`is_plain`] holds.
+#[inline(always)]
+pub(super) fn plain<M: Machine>(_: &mut Cx<'_, M>, _: &Args) -> HypercallResult {
+    Ok(MAJOR << 16 | MINOR)
 }
 
 fn put<M: Machine, T>(cx: &Cx<'_, M>, arg: u64, value: &T) -> HypercallResult

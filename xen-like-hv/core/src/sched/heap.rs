@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-/// An item of a heap: ordered by its key, smallest first. The key must not change while it lies in a heap.
+/// An item of a heap: ordered by its key, smallest first. While it lies in a heap its key changes in [`Heap::rekey`] alone.
 pub(super) trait Item {
     /// What orders it.
     fn key(&self) -> u64;
@@ -74,6 +74,16 @@ impl<T: Item> Heap<T> {
     /// Takes the item at `slot` out, where there is one.
     pub(super) fn remove(&mut self, slot: usize) -> Option<T> {
         if slot < self.items.len() { Some(self.take(slot)) } else { None }
+    }
+
+    /// Gives the item at `slot`, where there is one, another place after `change` has changed its key; whether there is one.
+    #[inline]
+    pub(super) fn rekey(&mut self, slot: usize, change: impl FnOnce(&T)) -> bool {
+        let Some(item) = self.items.get(slot) else { return false };
+        change(item);
+        let slot = self.rise(slot);
+        self.sink(slot);
+        true
     }
 
     fn take(&mut self, slot: usize) -> T {

@@ -127,6 +127,13 @@ pub(super) struct TimerQueue {
     heap: Heap<Entry>,
 }
 
+impl TimerQueue {
+    #[inline]
+    fn first_deadline(&self) -> u64 {
+        self.heap.peek().map_or(NEVER, Item::key)
+    }
+}
+
 impl Queue {
     /// Makes room for the timers of `vcpus` vcpus. `false` where there is no memory.
     pub(super) fn reserve_timers(&self, vcpus: usize) -> bool {
@@ -144,32 +151,39 @@ impl Queue {
     }
 
     fn first_deadline(&self) -> u64 {
-        self.timers.lock().heap.peek().map_or(NEVER, Item::key)
+        self.timers.lock().first_deadline()
     }
 }
 
 impl Scheduler {
     /// Sets a timer of `v` to go off at `deadline_ns`, instead of whatever it was set to. It may be in the past.
+    #[inline]
     pub fn set_timer(&self, m: &impl SchedPorts, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) {
         let own = m.pcpu();
-        self.insert_timer(own, v, kind, deadline_ns);
-        self.rearm(m, own);
+        let first = self.insert_timer(own, v, kind, deadline_ns);
+        self.arm(m, own, first);
     }
 
-    fn insert_timer(&self, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) {
+    /// Puts a timer into the heap of this pcpu; returns the first deadline there.
+    #[inline]
+    fn insert_timer(&self, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) -> u64 {
+        let t = v.sched.timers.of(kind);
+        // Set anew where it lies already: one lock, and the entry stays.
+        if t.queue.load(SeqCst) == own.raw() {
+            let mut q = self.queue(own).timers.lock();
+            if t.queue.load(SeqCst) == own.raw()
+                && q.heap.rekey(t.slot.load(Relaxed), |_| t.deadline.store(deadline_ns, Relaxed))
+            {
+                return q.first_deadline();
+            }
+        }
+        self.insert_from_elsewhere(own, v, kind, deadline_ns)
+    }
+
+    #[inline(never)]
+    fn insert_from_elsewhere(&self, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) -> u64 {
         let t = v.sched.timers.of(kind);
         loop {
-            // Set anew where it lies already: one lock, and the entry stays.
-            if t.queue.load(SeqCst) == own.raw() {
-                let mut q = self.queue(own).timers.lock();
-                if t.queue.load(SeqCst) == own.raw()
-                    && let Some(entry) = q.heap.remove(t.slot.load(Relaxed))
-                {
-                    t.deadline.store(deadline_ns, Relaxed);
-                    q.heap.push(entry);
-                    return;
-                }
-            }
             self.stop_timer(v, kind);
             let mut q = self.queue(own).timers.lock();
             // Another pcpu may have set it meanwhile; its setting is replaced too.
@@ -177,7 +191,7 @@ impl Scheduler {
                 t.deadline.store(deadline_ns, Relaxed);
                 t.queue.store(own.raw(), SeqCst);
                 q.heap.push(Entry { vcpu: v.clone(), kind });
-                return;
+                return q.first_deadline();
             }
         }
     }
@@ -285,10 +299,17 @@ impl Scheduler {
     /// deadlines are put off or given up before they come (a slice ends early, a guest's timer is set again), and setting the
     /// timer each time would cost more than an interrupt now and then that finds nothing to do.
     pub(crate) fn rearm(&self, m: &impl SchedPorts, pcpu: PcpuId) {
-        let want = self.next_deadline(pcpu).unwrap_or(NEVER);
-        let armed = &self.queue(pcpu).armed;
-        if want < armed.load(Relaxed) {
-            armed.store(want, Relaxed);
+        self.arm(m, pcpu, self.queue(pcpu).first_deadline());
+    }
+
+    /// The same where `first` is the first deadline of the heap.
+    #[inline]
+    fn arm(&self, m: &impl SchedPorts, pcpu: PcpuId, first: u64) {
+        let q = self.queue(pcpu);
+        let want = first.min(q.slice_end.load(Relaxed));
+        // Only this pcpu arms its timer, with interrupts off.
+        if want < q.armed.load(Relaxed) {
+            q.armed.store(want, Relaxed);
             m.set_deadline(Some(want));
         }
     }

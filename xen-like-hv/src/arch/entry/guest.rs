@@ -8,9 +8,12 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::entry::trap::{self, Exception, SystemCall};
 use hv_core::entry::{GuestBroken, GuestMode};
-use hv_core::error::Exit;
+use hv_core::error::{Exit, Reply};
+use hv_core::hypercall::multicall;
+use hv_core::port::Cpu;
 use hv_core::{Cx, hypercall};
 use pv_abi::errno::Errno;
+use pv_abi::hypercall::Hypercall;
 
 use super::cpu_info::work;
 use super::current::{cpu_info, with_cx};
@@ -38,7 +41,34 @@ fn park(cx: &mut Cx<'_, Metal>, result: Result<(), GuestBroken>) -> u32 {
 
 /// The hypercalls, as the stub calls them.
 #[unsafe(no_mangle)]
-static HYPERCALLS: [hypercall::Handler<Metal>; hypercall::NUMBERS] = hypercall::Table::<Metal>::SINGLE;
+static HYPERCALLS: [hypercall::Handler<Metal>; hypercall::NUMBERS] = {
+    let mut table = hypercall::Table::<Metal>::SINGLE;
+    table[Hypercall::Multicall as usize] = super::stubs::multicall_in_words;
+    table
+};
+
+/// The hypercalls, as the loop over a batch calls them.
+#[unsafe(no_mangle)]
+static BATCHED_HYPERCALLS: [hypercall::Handler<Metal>; hypercall::NUMBERS] =
+    hypercall::Table::<Metal>::BATCHED;
+
+/// Whether a batch has to make way.
+#[unsafe(no_mangle)]
+extern "C" fn multicall_preempt_pending() -> u32 {
+    u32::from(crate::state::MACHINE.preempt_pending())
+}
+
+/// A batch that makes way.
+#[unsafe(no_mangle)]
+extern "C" fn multicall_preempted(at: u64, left: u64, cx: &mut Cx<'static, Metal>) -> Reply {
+    multicall::preempted(at, left, cx)
+}
+
+/// An entry that did not simply return.
+#[unsafe(no_mangle)]
+extern "C" fn multicall_ends_early(at: u64, left: u64, cx: &mut Cx<'static, Metal>) -> Reply {
+    multicall::ends_early(at, left, cx)
+}
 
 /// SYSCALL from 64-bit code that is no hypercall of the table: a system call of user mode, or a number that does not exist.
 #[unsafe(no_mangle)]

@@ -194,10 +194,6 @@
         .endif
         STACK_OF_KERNEL \at+40, \slow
         LAY_FRAME kernel, \at
-        .if \vector == 14
-        mov rcx, cr2
-        mov [rdx + {cr2}], rcx
-        .endif
         ENTER_HANDLER
     .Luser_\@:
         .if \user_bit
@@ -207,10 +203,6 @@
         STACK_FOR_USER \at+40, \slow
         ENTER_KERNEL \slow
         LAY_FRAME user, \at
-        .if \vector == 14
-        mov rcx, cr2
-        mov [rdx + {cr2}], rcx
-        .endif
         ENTER_HANDLER
     .endm
 
@@ -239,6 +231,10 @@
         // A page that is there may be a page table, or a stale translation.
         test byte ptr [rsp + {regs} + {error_code}], 1
         jnz page_fault_slow
+        // Before a word of the guest is touched: an access that is tried again behind a stale translation changes CR2.
+        mov rdx, cr2
+        mov rax, [rsp + {upcall_word}]
+        mov [rax + {cr2}], rdx
     page_fault_bounce:
         TRAP_BOUNCE 14, 24, page_fault_slow
     page_fault_slow:

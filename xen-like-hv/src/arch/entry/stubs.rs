@@ -14,11 +14,13 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use hv_core::UserRegs;
 use hv_core::entry::{Gate, TrapGate, VcpuEntry};
+use hv_core::error::Reply;
 use hv_core::hypercall::guest_ptr::{HYPERVISOR_SHIFT, HYPERVISOR_TOP};
 use hv_core::mm::VcpuMm;
 use hv_core::regs::TRAP_SYSCALL;
+use hv_core::{Cx, UserRegs};
+use pv_abi::errno::Errno;
 use pv_abi::hypercall::Hypercall;
 use pv_abi::shared_info::VCPU_INFO_CR2;
 use pv_abi::trap::{EMULATE_PREFIX, IretFlags};
@@ -26,6 +28,7 @@ use pv_abi::vm_assist::VmAssist;
 
 use super::cpu_info::{CpuInfo, REGS_END_FROM_TOP, STACK_SIZE};
 use crate::arch::mm::tlb::CLOCK;
+use crate::machine::Metal;
 use crate::percpu::PerCpu;
 
 /// Pcpus for which SYSCALL stubs exist.
@@ -471,6 +474,7 @@ global_asm!(
 
     "#,
     include_str!("short.s"),
+    include_str!("batch.s"),
     "    .text",
     regs = const offset_of!(CpuInfo, regs),
     work = const offset_of!(CpuInfo, work),
@@ -478,6 +482,8 @@ global_asm!(
     cx = const offset_of!(CpuInfo, cx),
     hypercall_limit = const offset_of!(CpuInfo, hypercall_limit),
     numbers = const hv_core::hypercall::NUMBERS,
+    look_up_every = const hv_core::hypercall::multicall::LOOK_UP_EVERY,
+    efault = const Errno::Fault.to_ret(),
     regs_replaced = const hv_core::error::REGS_REPLACED,
     regs_end_from_top = const REGS_END_FROM_TOP,
     stack_mask = const STACK_SIZE - 1,
@@ -537,6 +543,7 @@ global_asm!(
 );
 
 // SAFETY: the symbols are defined above, and the site tables by the linker script; the functions have these types.
+#[expect(improper_ctypes, reason = "the context goes through assembly from Rust to Rust")]
 unsafe extern "C" {
     static vector_stubs: u8;
     static syscall_stubs: u8;
@@ -560,6 +567,15 @@ unsafe extern "C" {
     pub(crate) fn load_data_segment(which: u32, selector: u32) -> u32;
     /// Reads an MSR; returns 0 or 1.
     pub(crate) fn read_msr_safe(index: u32, value: *mut u64) -> u32;
+    /// `HYPERVISOR_multicall`, as the table has it.
+    pub(crate) safe fn multicall_in_words(
+        list: u64,
+        count: u64,
+        c: u64,
+        d: u64,
+        e: u64,
+        cx: &mut Cx<'_, Metal>,
+    ) -> Reply;
     fn switch_stack(end: u64, to: extern "C" fn() -> !) -> !;
 }
 
