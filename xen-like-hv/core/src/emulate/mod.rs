@@ -78,6 +78,7 @@ fn next_if(done: bool) -> Step {
 }
 
 /// Carries out the privileged instruction at RIP that raised #GP.
+#[inline(always)]
 pub fn privileged_instruction<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     let (bytes, length) = fetch(cx);
     let Some(decoded) = bytes.get(..length).and_then(decode::decode) else { return Emulation::NotMine };
