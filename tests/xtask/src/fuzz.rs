@@ -24,8 +24,12 @@ const COVERAGE: [&str; 7] = [
 ];
 /// Longest input.
 const MAX_LEN: u32 = 2048;
-/// Bytes that one target's inputs may take in the tree.
-const MOST_KEPT: u64 = 64 << 10;
+/// Inputs that one target may have in the tree.
+const MOST_KEPT: usize = 150;
+/// Longest input that is kept.
+const MAX_KEPT_LEN: u32 = 512;
+/// Seconds after which an input counts as one that never ends; a busy host may not run the fuzzer for some of them.
+const PATIENCE: u32 = 120;
 
 /// Feed the fuzz targets; see docs/verification.md.
 #[derive(Debug, clap::Args)]
@@ -90,7 +94,11 @@ impl FuzzArgs {
         let mut fuzzer = driver_for(driver, name);
         fuzzer.arg(&places.work).arg(&places.tree);
         fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={MAX_LEN}"));
-        fuzzer.arg("-print_final_stats=1").arg("-timeout=20").arg("-rss_limit_mb=2048").arg("-verbosity=0");
+        fuzzer
+            .arg("-print_final_stats=1")
+            .arg(format!("-timeout={PATIENCE}"))
+            .arg("-rss_limit_mb=2048")
+            .arg("-verbosity=0");
         fuzzer.arg(format!("-artifact_prefix={}/", places.found.display()));
         let output = fuzzer.output().map_err(|e| Failure::at(driver, &e))?;
         let text = String::from_utf8_lossy(&output.stderr);
@@ -180,30 +188,35 @@ fn driver_for(driver: &Path, name: &str) -> Command {
     command
 }
 
-/// Merges what reaches new code into the tree: small inputs first, up to the limit.
+/// Merges what reaches new code into the tree: short and long inputs alike, as many as there is room for.
 fn keep(driver: &Path, name: &str, places: &Places) -> Result<()> {
     let merged = paths::target().join("fuzz/merged").join(name);
     let _none_before = std::fs::remove_dir_all(&merged);
     paths::make_dir(&merged)?;
     let mut merge = driver_for(driver, name);
-    merge.args(["-merge=1", "-max_len=512"]).arg(&merged).arg(&places.tree).arg(&places.work);
+    merge.args(["-merge=1", &format!("-max_len={MAX_KEPT_LEN}")]);
+    merge.arg(&merged).arg(&places.tree).arg(&places.work);
     tools::quietly("the merge of inputs", &mut merge)?;
+    let kept = |path: &Path| path.file_name().map(|file| places.tree.join(file));
     let mut inputs: Vec<(u64, PathBuf)> = paths::list(&merged, Path::is_file)
         .into_iter()
+        .filter(|path| kept(path).is_some_and(|place| !place.exists()))
         .filter_map(|path| Some((path.metadata().ok()?.len(), path)))
         .collect();
     inputs.sort();
-    let mut bytes = 0;
-    for (len, path) in inputs {
-        bytes += len;
-        if bytes > MOST_KEPT {
-            break;
-        }
-        if let Some(file) = path.file_name() {
-            paths::copy(&path, &places.tree.join(file))?;
+    let room = MOST_KEPT.saturating_sub(paths::list(&places.tree, Path::is_file).len());
+    for (_, path) in evenly(&inputs, room) {
+        if let Some(place) = kept(path) {
+            paths::copy(path, &place)?;
         }
     }
     Ok(())
+}
+
+/// At most so many of a list, from all parts of it.
+fn evenly<T>(list: &[T], most: usize) -> impl Iterator<Item = &T> {
+    let count = list.len().min(most);
+    (0..count).filter_map(move |n| list.get(n * list.len() / count))
 }
 
 /// Builds the driver; where it is.
@@ -227,6 +240,14 @@ mod tests {
         let report = super::found("cfg", text);
         assert!(report.starts_with("thread 'x'") && !report.contains("stat::"), "{report}");
         assert!(report.ends_with("again: cargo xtask fuzz cfg --replay /f/crash-1\n"), "{report}");
+    }
+
+    #[test]
+    fn a_choice_comes_from_all_parts() {
+        let list: Vec<u32> = (0..10).collect();
+        assert_eq!(super::evenly(&list, 3).copied().collect::<Vec<_>>(), [0, 3, 6]);
+        assert_eq!(super::evenly(&list, 20).count(), 10);
+        assert_eq!(super::evenly(&list, 0).count() + super::evenly(&[0; 0], 3).count(), 0);
     }
 
     #[test]
