@@ -134,5 +134,16 @@ pub fn destroy(
     fifo::stop(&hv.frames, dom);
     pirq::release_all(hv, m, dom);
     hv.virqs.forget(dom.id);
-    Ok(())
+    forget_ports(m, dom)
+}
+
+/// Gives back the memory of ports that are closed for good, a little at a time: a domain may have had 131072 of them.
+fn forget_ports(m: &impl Cpu, dom: &Domain) -> Result<(), Preempted> {
+    loop {
+        let Some(group) = dom.events.lock().take_last_group() else { return Ok(()) };
+        drop(group);
+        if m.preempt_pending() {
+            return Err(Preempted);
+        }
+    }
 }

@@ -119,6 +119,11 @@ fn position(port: EvtchnPort) -> (usize, usize, u64) {
 }
 
 impl Table {
+    /// Takes the last ports out, of a domain that makes no more. The caller drops them without the lock.
+    pub(super) fn take_last_group(&mut self) -> Option<impl Sized + use<>> {
+        self.groups.pop()
+    }
+
     /// The first group is there from the start, memory permitting: port 0 is reserved, and a guest may name the others.
     fn with_first_group() -> Self {
         let mut table = Self::default();
