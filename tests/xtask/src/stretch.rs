@@ -119,7 +119,7 @@ fn system() -> Result<String> {
     };
     let mut volume = Volume::default();
     volume.add(&images::guest(HOARDER), HOARDER);
-    volume.add_text("hoarder.cfg", &config("hoarder", HOARDER, 160, ""));
+    volume.add_text("hoarder.cfg", &config("hoarder", HOARDER, 192, "event_channels = 16383\n"));
     let plan = Plan { name: "stretch".into(), hardware, dom0_args: String::new(), volume, disks: Vec::new() };
     let mut system = plan.start()?;
     let held = (|| {
