@@ -104,21 +104,7 @@ impl EventChannel {
 
     /// Waits for the next event. Events that arrived since the last wait count as one.
     pub async fn wait(&self) {
-        if self.sink.held.load(Ordering::Relaxed) {
-            if self.try_take() {
-                return;
-            }
-            self.unmask();
-        }
         self.sink.notify.wait().await;
-    }
-
-    /// From now on the port is masked from each delivery until somebody [waits](Self::wait) for the next.
-    ///
-    /// For ports of others who are not trusted: however often they send, each turn of the task that serves the port costs one
-    /// upcall. Otherwise some vcpus that only send can keep this one in its upcall for ever.
-    pub fn hold_until_waited(&self) {
-        self.sink.held.store(true, Ordering::Relaxed);
     }
 
     /// Whether an event has arrived since the last wait; if so it is taken.

@@ -38,8 +38,6 @@ pub(crate) struct Sink {
     pub(crate) notify: Notify,
     /// Whether a channel owns the port.
     bound: AtomicBool,
-    /// Whether the port is masked from each delivery to the next wait.
-    held: AtomicBool,
 }
 
 /// One for each port that was ever bound. They are made once and kept, so that the upcall needs no lock and no count to
@@ -145,9 +143,6 @@ fn deliver(port: usize) {
         let _inside = crate::local::Handling::begin();
         handler(sink.port);
     }
-    if sink.held.load(Ordering::Relaxed) {
-        set_port_mask(sink.port, true);
-    }
     sink.notify.notify();
 }
 
@@ -159,7 +154,6 @@ fn register(port: EvtchnPort, vcpu: VcpuId) -> Option<&'static Sink> {
     let old = sink.handler.lock().take();
     drop(old);
     sink.notify.try_take();
-    sink.held.store(false, Ordering::Relaxed);
     sink.bound.store(true, Ordering::Release);
     Some(sink)
 }

@@ -28,7 +28,6 @@ impl OnceSink {
                 handler: IrqLock::new(None),
                 notify: Notify::new(),
                 bound: AtomicBool::new(false),
-                held: AtomicBool::new(false),
             })
         })
     }

@@ -17,7 +17,7 @@ use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 use pv_abi::io::byte_ring::ByteRing;
 use pv_abi::io::console::{IN_SIZE, OUT_SIZE, XenconsInterface};
 use pv_abi::io::ring::RingError;
-use pv_guest_kernel::event::EventChannel;
+use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::memory::{Mapping, Prot, map_mfn};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -230,7 +230,7 @@ impl ConsoleService {
     /// Connects to a guest's ring.
     pub(crate) fn attach(&self, dom: DomId, name: &str, ring: Mfn, port: EvtchnPort) -> Result<(), Errno> {
         let page = map_mfn(dom, ring, Prot::ReadWrite)?;
-        let channel = Rc::new(super::bind_port(dom, port)?);
+        let channel = Rc::new(event::bind_interdomain(dom, port)?);
         let console = Rc::new(GuestConsole {
             dom,
             name: name.to_string(),

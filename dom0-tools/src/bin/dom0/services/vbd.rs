@@ -16,7 +16,7 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::blkif::{Blkif, BlkifResponse, BlkifStatus};
 use pv_abi::io::ring::{BackRing, RingError};
-use pv_guest_kernel::event::EventChannel;
+use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
 use pv_guest_kernel::task::{self, Notify};
 
@@ -66,7 +66,7 @@ impl Vbd {
         let page = because("mapping the ring", grant::map(dom, &[ring], Access::ReadWrite))?;
         let words: &[AtomicU32; RING_WORDS] = page.area().view(0);
         let ring = because("the ring", BackRing::attach(words))?;
-        let channel = super::bind_port(dom, port).map_err(|error| error.name().to_string());
+        let channel = event::bind_interdomain(dom, port).map_err(|error| error.name().to_string());
         let channel = because("binding the port", channel)?;
         let vbd = Rc::new(Self {
             dom,

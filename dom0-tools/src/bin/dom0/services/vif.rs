@@ -23,7 +23,7 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::netif::{NetifRx, NetifRxRequest, NetifTx};
 use pv_abi::io::ring::{BackRing, RingError};
-use pv_guest_kernel::event::EventChannel;
+use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -121,7 +121,7 @@ fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String>
 }
 
 fn bind(dom: DomId, port: EvtchnPort) -> Result<EventChannel, String> {
-    super::bind_port(dom, port).map_err(|error| format!("binding a port: {}", error.name()))
+    event::bind_interdomain(dom, port).map_err(|error| format!("binding a port: {}", error.name()))
 }
 
 fn words(page: &GrantMapping) -> &[AtomicU32] {

@@ -15,7 +15,7 @@ use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 use pv_abi::io::byte_ring::ByteRing;
 use pv_abi::io::ring::RingError;
 use pv_abi::io::xenstore::{RING_SIZE, RingFault, XenstoreDomainInterface};
-use pv_guest_kernel::event::EventChannel;
+use pv_guest_kernel::event::{self, EventChannel};
 use pv_guest_kernel::memory::{Area, Mapping, Prot, map_mfn};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -137,7 +137,7 @@ impl StoreService {
     /// Connects a domain.
     pub(crate) fn introduce(self: &Rc<Self>, dom: DomId, ring: Mfn, port: EvtchnPort) -> Result<(), Errno> {
         let page = map_mfn(dom, ring, Prot::ReadWrite)?;
-        let channel = super::bind_port(dom, port)?;
+        let channel = event::bind_interdomain(dom, port)?;
         let conn = self.store.borrow_mut().introduce(dom)?;
         let (page, unread) = (RefCell::new(Some(page)), RefCell::default());
         let link = Rc::new(Link { conn, page, channel, unread, wake: Notify::new() });
