@@ -152,17 +152,6 @@ impl ListCall {
         result: Result<(), Errno>,
         done: u32,
     ) -> HypercallResult {
-        self.end_inline(cx, result, done)
-    }
-
-    /// [`Self::end`] for a call that is short.
-    #[inline(always)]
-    pub(super) fn end_inline<M: Machine>(
-        &self,
-        cx: &Cx<'_, M>,
-        result: Result<(), Errno>,
-        done: u32,
-    ) -> HypercallResult {
         self.note_done(cx, done);
         if Pt::of(cx).settle().is_err() {
             return Err(Self::end_later(result));

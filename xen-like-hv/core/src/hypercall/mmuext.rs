@@ -67,7 +67,7 @@ pub(super) fn single<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallRe
     let call = ListCall::single(args);
     let op = GuestPtr::<MmuextOp>::new(call.list)?.read(cx.m).map_err(TableError::Errno);
     match op.and_then(|op| single_op(cx, &op)) {
-        Ok(()) => call.end_inline(cx, Ok(()), 1),
+        Ok(()) => call.end(cx, Ok(()), 1),
         Err(TableError::Errno(e)) => call.end(cx, Err(e), 0),
         Err(TableError::Again) => Err(call.restart(cx, args, 0, 24)),
     }
