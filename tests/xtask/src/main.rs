@@ -28,6 +28,7 @@ mod linux_vcpus;
 mod live;
 mod machines;
 mod networks;
+mod on_xen;
 mod paths;
 mod qemu;
 mod setup;

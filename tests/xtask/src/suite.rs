@@ -9,7 +9,7 @@ use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
     bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines,
-    networks, paths, stretch, systems, throughput, tooling,
+    networks, on_xen, paths, stretch, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -137,6 +137,7 @@ fn all(long: bool) -> Vec<Case> {
     cases.extend(grub::cases());
     if long {
         cases.extend(distribution::cases());
+        cases.extend(on_xen::cases());
     }
     cases
 }

@@ -66,6 +66,11 @@ impl Typed {
         Ok(self.seen.get(at..end).unwrap_or_default().trim().to_owned())
     }
 
+    /// What the console has shown up to a position.
+    pub(crate) fn shown(&self, to: usize) -> &str {
+        self.seen.get(..to).unwrap_or_default()
+    }
+
     /// Types text as it is.
     pub(crate) fn keys(&mut self, text: &str) -> Result<()> {
         self.keys.write_all(text.as_bytes())?;

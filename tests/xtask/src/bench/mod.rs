@@ -22,7 +22,7 @@ mod load;
 mod parts;
 mod rows;
 mod table;
-mod xen;
+pub(crate) mod xen;
 
 use crate::failure::{Failure, Result};
 use crate::images;
