@@ -362,6 +362,10 @@ impl Privileged for Metal {
         cpu::load_xcr0(value);
     }
 
+    fn set_tsc_aux(&self, value: u32) {
+        cpu::load_tsc_aux(value);
+    }
+
     fn rdtsc(&self) -> u64 {
         regs::rdtsc()
     }

@@ -1,5 +1,5 @@
-//! State of a vcpu that instructions alone can set and read: the upper halves of the AVX registers, MXCSR, and the bases
-//! of GS. For guests that look whether another's can be seen.
+//! State of a vcpu that instructions alone can set and read: the upper halves of the AVX registers, MXCSR, the bases of GS,
+//! and `TSC_AUX`. For guests that look whether another's can be seen.
 
 use crate::attempt::{Code, Regs};
 use crate::frames::Frame;
@@ -17,6 +17,7 @@ const REGISTERS: u8 = 16;
 const WORDS: u64 = 4;
 const GS_BASE: u64 = 0xc000_0101;
 const HIDDEN_GS_BASE: u64 = 0xc000_0102;
+const TSC_AUX: u64 = 0xc000_0103;
 /// `set_segment_base`, and what it is for: the user's GS, the kernel's GS.
 const SET_SEGMENT_BASE: u8 = 25;
 const USER_GS: u8 = 1;
@@ -137,6 +138,31 @@ pub fn gs_across_a_yield(code: &Code, pattern: u64) -> Claim {
     ensure_eq!(outcome, Ok(()), "a yield with another GS");
     ensure_eq!(registers.r9 << 32 | registers.r8, kernel, "the kernel's GS base after a switch");
     ensure_eq!(read_register(code, HIDDEN_GS_BASE)?, user, "the user's GS base after a switch");
+    Ok(())
+}
+
+/// RDTSCP, in leaf 0x80000001.
+const HAS_RDTSCP: u32 = 1 << 27;
+
+/// Whether RDTSCP is offered.
+pub fn has_rdtscp() -> bool {
+    cpu::cpuid_forced(0x8000_0001, 0).edx & HAS_RDTSCP != 0
+}
+
+/// What RDTSCP says of where it runs.
+pub fn tsc_aux(code: &Code) -> Claim<u64> {
+    let mut registers = Regs::default();
+    ensure_eq!(code.run(&[0x0f, 0x01, 0xf9], &mut registers), Ok(()), "rdtscp");
+    Ok(registers.rcx)
+}
+
+/// Yields with a value of `TSC_AUX`, and wants to find it as it was.
+pub fn tsc_aux_across_a_yield(code: &Code, value: u32) -> Claim {
+    let mut registers = Regs { rcx: TSC_AUX, rax: value.into(), ..Regs::default() };
+    ensure_eq!(code.run(&[0x0f, 0x30], &mut registers), Ok(()), "wrmsr of TSC_AUX");
+    ensure_eq!(code.run(&YIELD, &mut Regs::default()), Ok(()), "yield");
+    ensure_eq!(tsc_aux(code)?, value.into(), "TSC_AUX after a switch");
+    ensure_eq!(read_register(code, TSC_AUX)?, value.into(), "TSC_AUX as the register is read");
     Ok(())
 }
 

@@ -173,10 +173,11 @@ fn canaries(context: &Context) -> Result<Outcome> {
                 });
             }
         }
-        // QEMU's own processor has AVX; elsewhere the guests have asked theirs.
-        let quiet = [&filled, &beside, &after].into_iter().find(|log| !log.contains("with AVX"));
+        // QEMU's own processor has AVX and RDTSCP; elsewhere the guests have asked theirs.
+        let tried = |log: &str| log.contains("with AVX") && log.contains("with RDTSCP");
+        let quiet = [&filled, &beside, &after].into_iter().find(|log| !tried(log));
         if let Some(log) = quiet.filter(|_| context.accel != Accel::Kvm) {
-            return Ok(Outcome::Failed { why: "AVX was not tried".into(), output: log.clone() });
+            return Ok(Outcome::Failed { why: "AVX or RDTSCP was not tried".into(), output: log.clone() });
         }
         let told =
             filled.lines().find_map(|line| line.split_once("FILLED ")).map_or("", |(_, text)| text.trim());

@@ -349,8 +349,9 @@ impl Cpu for FakeMachine {
 }
 
 impl Privileged for FakeMachine {
-    fn read_msr(&self, _index: u32) -> Option<u64> {
-        None
+    fn read_msr(&self, index: u32) -> Option<u64> {
+        // Only TSC_AUX is there.
+        (index == 0xc000_0103).then_some(0)
     }
     fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
         [0; 4]
@@ -366,6 +367,9 @@ impl Privileged for FakeMachine {
     }
     fn set_xcr0(&self, value: u64) {
         self.note("xcr0", value);
+    }
+    fn set_tsc_aux(&self, value: u32) {
+        self.note("tsc_aux", u64::from(value));
     }
     fn rdtsc(&self) -> u64 {
         self.now_ns()

@@ -321,6 +321,8 @@ pub trait Privileged {
     fn wbinvd(&self);
     /// Sets XCR0 for the guest; the value has been checked.
     fn set_xcr0(&self, value: u64);
+    /// Sets `TSC_AUX` for the guest, where the CPU has it.
+    fn set_tsc_aux(&self, value: u32);
     /// The time-stamp counter.
     fn rdtsc(&self) -> u64;
 }

@@ -11,5 +11,6 @@ pub(crate) mod speculation;
 mod guest_state;
 
 pub(crate) use guest_state::{
-    has_xsave, keeps_fpu_pointers, load_xcr0, set_guest_cr4, set_task_switched, write_debug_register,
+    has_xsave, keeps_fpu_pointers, load_tsc_aux, load_xcr0, set_guest_cr4, set_task_switched,
+    write_debug_register,
 };

@@ -72,8 +72,13 @@ fn kept(regs: &Regs) -> [u64; 7] {
     [regs.rbx, regs.rbp, regs.r9, regs.r12, regs.r13, regs.r14, regs.r15]
 }
 
-const fn told(avx: bool) -> &'static str {
-    if avx { "with AVX" } else { "no AVX in this processor" }
+const fn told(avx: bool, rdtscp: bool) -> &'static str {
+    match (avx, rdtscp) {
+        (true, true) => "with AVX, with RDTSCP",
+        (true, false) => "with AVX, no RDTSCP in this processor",
+        (false, true) => "with RDTSCP, no AVX in this processor",
+        (false, false) => "no AVX and no RDTSCP in this processor",
+    }
 }
 
 fn fill() -> Claim {
@@ -95,10 +100,14 @@ fn fill() -> Claim {
         canary::load_avx(&code, &upper, |n| pattern ^ n)?;
         canary::check_avx(&code, &upper, |n| pattern ^ n)?;
     }
-    println!("FILLED {pages} pages, {}", told(avx));
+    let rdtscp = canary::has_rdtscp();
+    println!("FILLED {pages} pages, {}", told(avx, rdtscp));
     loop {
         ensure_eq!(code.run(&LOAD_FPU, &mut Regs { rbx: area.va(), ..Regs::default() }), Ok(()), "fxrstor");
         canary::gs_across_a_yield(&code, pattern)?;
+        if rdtscp {
+            canary::tsc_aux_across_a_yield(&code, 0x5eed_f00d)?;
+        }
         if avx {
             canary::load_avx(&code, &upper, |n| pattern ^ n)?;
         }
@@ -115,6 +124,10 @@ fn scan() -> Claim {
     }
     ensure_eq!(saved.word(3) & 0xffff_ffff, MXCSR, "MXCSR of a new vcpu");
     ensure_eq!(canary::hidden_gs(&code)?, 0, "the user's GS base of a new vcpu");
+    let rdtscp = canary::has_rdtscp();
+    if rdtscp {
+        ensure_eq!(canary::tsc_aux(&code)?, 0, "TSC_AUX of a new vcpu");
+    }
     let (avx, upper) = (canary::enable_avx(&code)?, Frame::new()?);
     if avx {
         canary::check_avx(&code, &upper, |_| 0)?;
@@ -123,7 +136,7 @@ fn scan() -> Claim {
         ensure_eq!(call::call(H::GetDebugreg, [register]), 0, "breakpoint {register} of a new vcpu");
     }
     let pages = scan_memory()?;
-    println!("SCANNED {pages} pages, {}", told(avx));
+    println!("SCANNED {pages} pages, {}", told(avx, rdtscp));
     for round in 0..ROUNDS {
         let own = 0x1111_2222_3333_4440 + (round << 4);
         set_state(&area, own);
@@ -144,6 +157,9 @@ fn scan() -> Claim {
         }
         ensure_eq!(saved.word(3) & 0xffff_ffff, mxcsr(own >> 4), "MXCSR, round {round}");
         canary::gs_across_a_yield(&code, own)?;
+        if rdtscp {
+            canary::tsc_aux_across_a_yield(&code, 0x1234_5600 + u32::try_from(round & 0xff).unwrap_or(0))?;
+        }
         if avx {
             canary::load_avx(&code, &upper, |n| own ^ n)?;
             ensure_eq!(code.run(&YIELD, &mut Regs::default()), Ok(()), "yield");

@@ -1,8 +1,9 @@
 //! What CPUID tells a guest: the machine's answers, cut down to what a PV guest can use.
 //!
 //! Features that need ring 0, a physical address space of one's own or hardware virtualisation are hidden; so is what
-//! would need registers that are not switched with the vcpu (`TSC_AUX`, `SPEC_CTRL`, `XSS`). Everything is a list of
-//! what is allowed, so that bits of CPUs to come stay hidden.
+//! would need registers that are not switched with the vcpu (`SPEC_CTRL`, `XSS`). Everything is a list of what is allowed,
+//! so that bits of CPUs to come stay hidden. The counts of cores and threads are the machine's: a process sees them
+//! anyway, since CPUID traps nowhere in user mode, and kernel and processes had better see the same.
 
 use super::xstate;
 
@@ -51,8 +52,8 @@ const ECX_XSAVE: u32 = 1 << 26;
 const ECX_OSXSAVE: u32 = 1 << 27;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: FPU, DE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MCA, CMOV, PAT, CLFLUSH, ACPI, MMX, FXSR, SSE, SSE2, self
-/// snoop. Not VME, PSE, MTRR, PGE, PSE-36.
-const LEAF_1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 22, 23, 24, 25, 26, 27]);
+/// snoop, HTT. Not VME, PSE, MTRR, PGE, PSE-36.
+const LEAF_1_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 11, 14, 15, 16, 19, 22, 23, 24, 25, 26, 27, 28]);
 const EDX_SEP: u32 = 1 << 11;
 /// Leaf 0, EDX of AMD's and Hygon's CPUs, the middle of their names: they have no SYSENTER in long mode.
 const NO_LONG_SYSENTER: [u32; 2] = [u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"nGen")];
@@ -63,11 +64,11 @@ const LEAF_7_EBX: u32 = bits(&[0, 3, 5, 8, 9, 16, 17, 18, 19, 21, 23, 24, 26, 27
 const LEAF_7_ECX: u32 = bits(&[1, 6, 8, 9, 10, 11, 12, 14, 27, 28]);
 /// Leaf 7, EDX: AVX-512 4VNNIW and 4FMAPS, FSRM, MD_CLEAR, SERIALIZE.
 const LEAF_7_EDX: u32 = bits(&[2, 3, 4, 10, 14]);
-/// Leaf 0x80000001, ECX: LAHF, ABM, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
-const EXTENDED_ECX: u32 = bits(&[0, 5, 6, 7, 8, 11, 16, 21]);
-/// Leaf 0x80000001, EDX: what AMD repeats of leaf 1 (as far as that is shown), SYSCALL, NX, MMXEXT, LM, 3DNow. Not
-/// 1 GiB pages, RDTSCP, FFXSR.
-const EXTENDED_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24, 11, 20, 22, 29, 30, 31]);
+/// Leaf 0x80000001, ECX: LAHF, CMP_LEGACY, ABM, SSE4A, misaligned SSE, PREFETCHW, XOP, FMA4, TBM.
+const EXTENDED_ECX: u32 = bits(&[0, 1, 5, 6, 7, 8, 11, 16, 21]);
+/// Leaf 0x80000001, EDX: what AMD repeats of leaf 1 (as far as that is shown), SYSCALL, NX, MMXEXT, RDTSCP,
+/// LM, 3DNow. Not 1 GiB pages, FFXSR.
+const EXTENDED_EDX: u32 = bits(&[0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24, 11, 20, 22, 27, 29, 30, 31]);
 /// Leaf 0x80000007, EDX: invariant TSC.
 const INVARIANT_TSC: u32 = 1 << 8;
 /// Bits of a virtual address.
@@ -79,6 +80,9 @@ const LEAF_8_EBX: u32 = bits(&[0, 2]);
 pub(super) const fn tells_of_the_clock(leaf: u32) -> bool {
     leaf >= HYPERVISOR_LEAF && leaf <= LAST_HYPERVISOR_LEAF
 }
+
+/// Leaf 0x80000008, ECX: the number of cores, and the bits of an APIC id that tell them apart.
+const CORES: u32 = 0xf0ff;
 
 /// The answer to a leaf and sub-leaf; `hw` gives the machine's. Order: EAX, EBX, ECX, EDX.
 #[inline(always)]
@@ -105,15 +109,13 @@ fn basic(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32
     match leaf {
         1 => {
             let osxsave = if view.osxsave && c & ECX_XSAVE != 0 { ECX_OSXSAVE } else { 0 };
-            // CLFLUSH's line size and the brand index stay; one logical processor. All vcpus have APIC id 0, as a PV
-            // guest on Xen finds it: another would be taken for a package of its own.
-            let b = b & 0xffff | 1 << 16;
+            // All vcpus have APIC id 0, as a PV guest on Xen finds it: another would be taken for a package of its own.
+            let b = b & 0xff_ffff;
             let sep = if NO_LONG_SYSENTER.contains(&vendor) { EDX_SEP } else { 0 };
             [a, b, c & LEAF_1_ECX | osxsave | ECX_HYPERVISOR, d & LEAF_1_EDX & !sep]
         }
-        2 => [a, b, c, d],
-        // Caches, without the counts of cores and threads that share them.
-        4 => [a & 0x3fff, b, c, d],
+        // Caches.
+        2 | 4 => [a, b, c, d],
         7 if subleaf == 0 => [0, b & LEAF_7_EBX, c & LEAF_7_ECX, d & LEAF_7_EDX],
         0xd => xstate::answer(hw, subleaf),
         _ => [0; 4],
@@ -131,8 +133,8 @@ fn extended(hw: &dyn Fn(u32, u32) -> [u32; 4], leaf: u32) -> [u32; 4] {
         0x8000_0001 => [a, b, c & EXTENDED_ECX, d & EXTENDED_EDX],
         0x8000_0002..=0x8000_0006 => [a, b, c, d],
         0x8000_0007 => [0, 0, 0, d & INVARIANT_TSC],
-        // Four levels of page tables, whatever the CPU could do.
-        0x8000_0008 => [a & 0xff | VADDR_BITS << 8, b & LEAF_8_EBX, 0, 0],
+        // Four levels of page tables, whatever the CPU could do. ECX counts cores.
+        0x8000_0008 => [a & 0xff | VADDR_BITS << 8, b & LEAF_8_EBX, c & CORES, 0],
         _ => [0; 4],
     }
 }
@@ -204,7 +206,7 @@ mod tests {
         assert_eq!(c7 & (1 << 2 | 1 << 3 | 1 << 16 | 1 << 22), 0);
         assert_eq!(d7 & (7 << 26 | 1 << 31), 0);
         assert_eq!(ask(7, 1), [0; 4]);
-        assert_eq!(ask(0x8000_0001, 0)[3] & (1 << 25 | 1 << 26 | 1 << 27), 0);
+        assert_eq!(ask(0x8000_0001, 0)[3] & (1 << 25 | 1 << 26), 0);
     }
 
     #[test]

@@ -90,6 +90,7 @@ pub fn privileged_instruction<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
 }
 
 /// Carries out the instruction behind a forced-emulation prefix at RIP that raised #UD. Only CPUID has that form.
+#[inline(always)]
 pub fn forced_emulation<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     let (bytes, length) = fetch(cx);
     let Some(rest) = bytes.get(..length).and_then(|b| b.strip_prefix(&EMULATE_PREFIX)) else {
@@ -200,7 +201,7 @@ fn kernel_instruction<M: Machine>(cx: &mut Cx<'_, M>, instruction: Instruction) 
         Instruction::Wrmsr => wrmsr(cx),
         Instruction::Rdtsc => rdtsc(cx),
         Instruction::Rdtscp => {
-            cx.regs.rcx = 0;
+            cx.regs.rcx = u64::from(cx.vcpu.entry.tsc_aux.load(Relaxed));
             rdtsc(cx)
         }
         Instruction::Cpuid => {

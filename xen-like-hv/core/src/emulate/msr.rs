@@ -4,6 +4,8 @@
 //! they have set up their exceptions: where the guest has no #GP handler yet and the machine has the register, it reads
 //! as 0 and writes are dropped.
 
+use core::sync::atomic::Ordering::Relaxed;
+
 use pv_abi::frame::{PAGE_SHIFT, PAGE_SIZE};
 use pv_abi::ids::Mfn;
 
@@ -32,6 +34,7 @@ const EFER: u32 = 0xc000_0080;
 const FS_BASE: u32 = 0xc000_0100;
 const GS_BASE: u32 = 0xc000_0101;
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
+const TSC_AUX: u32 = 0xc000_0103;
 /// AMD: performance counters and their selectors.
 const FIRST_K7_COUNTER: u32 = 0xc001_0000;
 const LAST_K7_COUNTER: u32 = 0xc001_0007;
@@ -71,6 +74,7 @@ fn known<M: Machine>(cx: &Cx<'_, M>, index: u32) -> Option<u64> {
         HYPERCALL_PAGE => Some(0),
         TSC => Some(cx.m.rdtsc()),
         EFER => machine(EFER_VISIBLE),
+        TSC_AUX => tsc_aux(cx),
         PAT => Some(PAT_VALUE),
         APIC_BASE => Some(APIC_VALUE | if cx.vcpu.id.raw() == 0 { APIC_BOOT } else { 0 }),
         MICROCODE_LEVEL => Some(machine(u64::MAX).unwrap_or(0)),
@@ -100,6 +104,7 @@ pub fn write<M: Machine>(cx: &Cx<'_, M>, index: u32, value: u64) -> bool {
             }
             true
         }
+        TSC_AUX => set_tsc_aux(cx, value),
         HYPERCALL_PAGE => fill_hypercall_page(cx, value),
         // Written back as they were read, by kernels that know no better.
         EFER | PAT | APIC_BASE | MISC_ENABLE | FEATURE_CONTROL | MISC_FEATURES => {
@@ -118,8 +123,29 @@ pub fn write<M: Machine>(cx: &Cx<'_, M>, index: u32, value: u64) -> bool {
     }
 }
 
+/// Out of the way of registers that are read often.
+#[cold]
+#[inline(never)]
+fn tsc_aux<M: Machine>(cx: &Cx<'_, M>) -> Option<u64> {
+    cx.m.read_msr(TSC_AUX).map(|_| u64::from(cx.vcpu.entry.tsc_aux.load(Relaxed)))
+}
+
+#[cold]
+#[inline(never)]
+fn set_tsc_aux<M: Machine>(cx: &Cx<'_, M>, value: u64) -> bool {
+    let Ok(value) = u32::try_from(value) else { return false };
+    if cx.m.read_msr(TSC_AUX).is_none() {
+        return false;
+    }
+    cx.vcpu.entry.tsc_aux.store(value, Relaxed);
+    cx.m.set_tsc_aux(value);
+    true
+}
+
 /// Fills the guest's frame `value >> 12` with the stubs of hypercalls. The low bits are the number of the page, of which
 /// there is one.
+#[cold]
+#[inline(never)]
 fn fill_hypercall_page<M: Machine>(cx: &Cx<'_, M>, value: u64) -> bool {
     let mfn = Mfn::new(value >> PAGE_SHIFT);
     if !value.is_multiple_of(PAGE_SIZE as u64) {

@@ -127,6 +127,24 @@ fn known_msrs_are_read_and_unknown_ones_refused() {
 }
 
 #[test]
+fn tsc_aux_belongs_to_the_vcpu() {
+    let mut g = Guest::domu();
+    (g.regs.rcx, g.regs.rax, g.regs.rdx) = (0xc000_0103, 7, 0);
+    g.does(&[0x0f, 0x30]);
+    assert_eq!(g.registers(), [("tsc_aux", 7)]);
+    g.regs.rax = 0;
+    g.does(&[0x0f, 0x32]);
+    assert_eq!(g.regs.rax, 7);
+    // It has 32 bits; the value stays.
+    g.regs.rdx = 1;
+    g.refuses(&[0x0f, 0x30]);
+    // RDTSCP where the guest wants it trapped.
+    g.vcpu.entry.cr4.store(1 << 2, Relaxed);
+    g.does(&[0x0f, 0x01, 0xf9]);
+    assert_eq!(g.regs.rcx, 7);
+}
+
+#[test]
 fn a_hypercall_page_can_be_asked_for() {
     let mut g = Guest::domu();
     let mfn = g.world.hv.frames.alloc_for(&g.world.m, &g.dom.mem, 0, 0).unwrap();

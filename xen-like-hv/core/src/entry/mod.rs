@@ -20,7 +20,7 @@
 
 use alloc::boxed::Box;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use hv_sync::{SpinLock, rank};
 
@@ -192,6 +192,8 @@ pub struct VcpuEntry {
     pub debug: [AtomicU64; 8],
     /// XCR0 as the guest set it.
     pub xcr0: AtomicU64,
+    /// `TSC_AUX` as the guest set it: what RDTSCP says of where it ran.
+    pub tsc_aux: AtomicU32,
     /// A virtual NMI waits.
     pub nmi_pending: AtomicBool,
     /// A virtual NMI handler runs, until the next iret.
@@ -223,6 +225,7 @@ impl Default for VcpuEntry {
                 })
             }),
             xcr0: AtomicU64::new(1),
+            tsc_aux: AtomicU32::new(0),
             nmi_pending: AtomicBool::new(false),
             nmi_masked: AtomicBool::new(false),
             tables: SpinLock::new(rank::VCPU, descriptors::DescriptorTables::default()),

@@ -113,6 +113,7 @@ fn page_fault<M: Machine>(cx: &mut Cx<'_, M>, e: Exception) -> Result<(), GuestB
 }
 
 /// #GP: an `int n` that the gate refused, a privileged instruction, or the guest's own mistake.
+#[inline(always)]
 fn general_protection<M: Machine>(cx: &mut Cx<'_, M>, e: Exception) -> Result<(), GuestBroken> {
     if e.error_code & SELECTOR_IDT != 0 {
         if let Some(vector) = software_interrupt_vector(cx, e.error_code) {
@@ -170,6 +171,7 @@ pub fn int80<M: Machine>(cx: &mut Cx<'_, M>) -> Result<(), GuestBroken> {
     inject(cx, GP, 0x80 << 3 | SELECTOR_IDT)
 }
 
+#[inline(always)]
 fn invalid_opcode<M: Machine>(cx: &mut Cx<'_, M>) -> Result<(), GuestBroken> {
     match emulate::forced_emulation(cx) {
         Emulation::Done => finish_instruction(cx),

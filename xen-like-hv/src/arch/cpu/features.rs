@@ -20,6 +20,10 @@ pub(crate) struct Features {
     pub(crate) fsgsbase: bool,
     /// XSAVE.
     pub(crate) xsave: bool,
+    /// The state components of XSAVE that the CPU has and the hypervisor switches on: x87, SSE, AVX, AVX-512.
+    pub(crate) xcr0: u64,
+    /// RDTSCP, and the register `TSC_AUX` that it reads.
+    pub(crate) rdtscp: bool,
     /// The APIC timer can compare with the time stamp counter.
     pub(crate) tsc_deadline: bool,
     /// x2APIC mode, unless switched off.
@@ -71,6 +75,8 @@ pub(crate) fn detect(options: &Options) -> Result<Features, Missing> {
         smap: options.smap && has_structured && bit(structured.ebx, 20),
         fsgsbase: has_structured && bit(structured.ebx, 0),
         xsave: bit(basic.ecx, 26),
+        xcr0: if bit(basic.ecx, 26) { xcr0() } else { 0 },
+        rdtscp: bit(extended.edx, 27),
         tsc_deadline: bit(basic.ecx, 24),
         x2apic: options.x2apic && bit(basic.ecx, 21),
         invariant_tsc: extended_max >= 0x8000_0007 && bit(cpuid(0x8000_0007, 0).edx, 8),
@@ -81,6 +87,17 @@ pub(crate) fn detect(options: &Options) -> Result<Features, Missing> {
     };
     FEATURES.call_once(|| features);
     Ok(features)
+}
+
+fn xcr0() -> u64 {
+    let supported = cpuid(0xd, 0);
+    let all = u64::from(supported.edx) << 32 | u64::from(supported.eax);
+    let mut value = all & 0x7;
+    // The three parts of AVX-512 go together.
+    if all & 0xe0 == 0xe0 {
+        value |= 0xe0;
+    }
+    value
 }
 
 /// The CPU's brand string, without padding.

@@ -1,10 +1,11 @@
 //! Registers of the CPU that belong to whichever guest runs.
 #![expect(unsafe_code, reason = "control and debug registers")]
 
-use super::features;
+use super::features::{self, Features};
 use super::{regs, setup};
 use core::arch::asm;
 
+const MSR_TSC_AUX: u32 = 0xc000_0103;
 const CR0_TS: u64 = 1 << 3;
 
 /// Bits of CR4 that a guest owns: TSD, DE, FSGSBASE, OSXSAVE.
@@ -21,16 +22,29 @@ pub(crate) fn keeps_fpu_pointers() -> bool {
     features::get().keeps_fpu_pointers
 }
 
-/// Loads XCR0; a value the CPU does not have, or 0 for "never set", becomes all that is enabled.
+/// Loads XCR0; a value the CPU does not have, or 0 for "never set", becomes all that is enabled. The register is only
+/// written where it changes: below another hypervisor a write is an exit, a read is none.
 pub(crate) fn load_xcr0(value: u64) {
-    if !has_xsave() {
+    let Features { xsave, xcr0: all, .. } = features::get();
+    if !xsave {
         return;
     }
-    let all = setup::xcr0();
     // x87 state is always on; a value outside of what is there would fault.
     let value = if value & 1 != 0 && value & !all == 0 { value } else { all };
     // SAFETY: OSXSAVE is set where the feature is there, and the value is a valid subset chosen by the core's policy.
-    unsafe { regs::xsetbv(value) }
+    unsafe {
+        if regs::xgetbv() != value {
+            regs::xsetbv(value);
+        }
+    }
+}
+
+/// Loads `TSC_AUX`, which RDTSCP gives to whoever asks; written only where it changes.
+pub(crate) fn load_tsc_aux(value: u32) {
+    if features::get().rdtscp && regs::rdtscp_aux() != value {
+        // SAFETY: the CPU has the register, and the hypervisor does not use it.
+        unsafe { regs::wrmsr(MSR_TSC_AUX, u64::from(value)) }
+    }
 }
 
 /// Sets or clears CR0.TS.

@@ -43,6 +43,14 @@ pub(crate) unsafe fn wrmsr(msr: u32, value: u64) {
     unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags)) }
 }
 
+/// `TSC_AUX`, read as any program may.
+pub(crate) fn rdtscp_aux() -> u32 {
+    let mut aux = 0;
+    // SAFETY: the caller has found the instruction in CPUID; it reads a counter and this register.
+    unsafe { core::arch::x86_64::__rdtscp(&raw mut aux) };
+    aux
+}
+
 /// Low and high half.
 #[expect(clippy::cast_possible_truncation, reason = "taking the halves is the purpose")]
 pub(crate) const fn halves(value: u64) -> (u32, u32) {
@@ -84,6 +92,17 @@ pub(crate) unsafe fn xsetbv(value: u64) {
     unsafe {
         asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags))
     }
+}
+
+/// # Safety
+/// CR4.OSXSAVE must be set.
+pub(crate) unsafe fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the caller vouches for OSXSAVE; reads register 0, which is there then.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// Turns interrupts off.

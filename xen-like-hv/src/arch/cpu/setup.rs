@@ -61,18 +61,6 @@ pub(crate) fn hypervisor_cr4(f: &Features) -> u64 {
     cr4
 }
 
-/// The state components of XSAVE that the CPU has and the hypervisor switches on: x87, SSE, AVX, AVX-512.
-pub(super) fn xcr0() -> u64 {
-    let supported = regs::cpuid(0xd, 0);
-    let all = u64::from(supported.edx) << 32 | u64::from(supported.eax);
-    let mut value = all & 0x7;
-    // The three parts of AVX-512 go together.
-    if all & 0xe0 == 0xe0 {
-        value |= 0xe0;
-    }
-    value
-}
-
 /// Sets this pcpu up; it must run on its final page tables and GDT.
 pub(crate) fn init(cpu: usize) {
     let f = features::get();
@@ -85,7 +73,7 @@ pub(crate) fn init(cpu: usize) {
             asm!("clac", options(nomem, nostack));
         }
         if f.xsave {
-            regs::xsetbv(xcr0());
+            regs::xsetbv(f.xcr0);
         }
         regs::wrmsr(MSR_PAT, PAT);
         regs::wrmsr(MSR_EFER, regs::rdmsr(MSR_EFER) | EFER_SCE | EFER_NXE);

@@ -105,6 +105,7 @@ pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
     crate::arch::cpu::load_xcr0(0);
     load_extended(&saved.fpu);
     crate::arch::cpu::load_xcr0(vcpu.entry.xcr0.load(Relaxed));
+    crate::arch::cpu::load_tsc_aux(vcpu.entry.tsc_aux.load(Relaxed));
     *regs = saved.regs;
     drop(saved);
     load_control(m, vcpu);
