@@ -36,9 +36,16 @@ impl TickScale {
     /// Nanoseconds of a number of ticks, rounded down.
     #[must_use]
     pub fn to_ns(self, ticks: u64) -> u64 {
-        let by = u32::from(self.shift.unsigned_abs());
-        let shifted = if self.shift >= 0 { u128::from(ticks) << by } else { u128::from(ticks >> by) };
-        u64::try_from((shifted * u128::from(self.mul)) >> 32).unwrap_or(u64::MAX)
+        self.shifts().to_ns(ticks)
+    }
+
+    /// The same scale for who converts often.
+    #[must_use]
+    pub fn shifts(self) -> Shifts {
+        let by = self.shift.unsigned_abs();
+        // To the left it goes with the one to the right that comes afterwards: nothing is lost between them.
+        let (before, after) = if self.shift >= 0 { (0, 32_u8.saturating_sub(by)) } else { (by, 32) };
+        Shifts { mul: self.mul, before, after }
     }
 
     /// The least number of ticks whose nanoseconds are at least `ns`: the exact inverse, so that an alarm set with it is
@@ -53,6 +60,27 @@ impl TickScale {
         let shifted = (u128::from(whole) << 32) + u128::from(part);
         let ticks = if self.shift >= 0 { (shifted + ((1 << by) - 1)) >> by } else { shifted << by };
         u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+}
+
+/// A [`TickScale`] as two shifts to the right, before and after the multiplication: its sign has been looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shifts {
+    /// Multiplier.
+    pub mul: u32,
+    /// Shift before it, below 64.
+    pub before: u8,
+    /// Shift after it, below 64.
+    pub after: u8,
+}
+
+impl Shifts {
+    /// Nanoseconds of a number of ticks, rounded down.
+    #[must_use]
+    #[inline]
+    pub fn to_ns(self, ticks: u64) -> u64 {
+        let product = u128::from(ticks >> (self.before & 63)) * u128::from(self.mul);
+        u64::try_from(product >> (self.after & 63)).unwrap_or(u64::MAX)
     }
 }
 

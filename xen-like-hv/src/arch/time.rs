@@ -10,8 +10,8 @@ pub(crate) use rtc::wall_start_ns as wallclock_base_ns;
 pub(crate) use timer::set_deadline_ns;
 
 use crate::arch::cpu::{features, regs};
-use core::sync::atomic::{AtomicI8, AtomicU32, AtomicU64, Ordering};
-use hv_core::clock::TickScale;
+use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hv_core::clock::{Shifts, TickScale};
 use hv_core::port::PvClockScale;
 
 pub(crate) use hv_core::clock::SECOND_NS;
@@ -19,6 +19,9 @@ pub(crate) use hv_core::clock::SECOND_NS;
 static START: AtomicU64 = AtomicU64::new(0);
 static MUL: AtomicU32 = AtomicU32::new(0);
 static SHIFT: AtomicI8 = AtomicI8::new(0);
+/// [`SHIFT`] as the shifts before and after the multiplication.
+static BEFORE: AtomicU8 = AtomicU8::new(0);
+static AFTER: AtomicU8 = AtomicU8::new(0);
 static TSC_HZ: AtomicU64 = AtomicU64::new(0);
 
 /// How time stamps become nanoseconds; what guests find in their `vcpu_time_info`.
@@ -58,9 +61,13 @@ pub(crate) fn tsc_hz() -> u64 {
 
 /// Nanoseconds since calibration. Monotonic; the same on all pcpus whose counters run together.
 pub(crate) fn now_ns() -> u64 {
-    let s = scale();
+    let shifts = Shifts {
+        mul: MUL.load(Ordering::Relaxed),
+        before: BEFORE.load(Ordering::Relaxed),
+        after: AFTER.load(Ordering::Relaxed),
+    };
     // Another pcpu's counter may be a few ticks behind the start.
-    s.ticks.to_ns(regs::rdtsc_ordered().saturating_sub(s.start))
+    shifts.to_ns(regs::rdtsc_ordered().saturating_sub(START.load(Ordering::Relaxed)))
 }
 
 /// The first time stamp at which [`now_ns`] has reached `ns`: the exact inverse of the scale, so that an alarm set with it
@@ -75,7 +82,10 @@ pub(crate) fn init() {
     let found = calibrate::run();
     let scale = TickScale::from_hz(found.tsc_hz);
     TSC_HZ.store(found.tsc_hz, Ordering::Relaxed);
+    let shifts = scale.shifts();
     SHIFT.store(scale.shift, Ordering::Relaxed);
+    BEFORE.store(shifts.before, Ordering::Relaxed);
+    AFTER.store(shifts.after, Ordering::Relaxed);
     MUL.store(scale.mul, Ordering::Relaxed);
     START.store(regs::rdtsc_ordered(), Ordering::Relaxed);
     timer::init(found.apic_hz);

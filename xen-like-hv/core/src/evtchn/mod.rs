@@ -52,7 +52,7 @@ pub use audit::audit;
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, status, virq_is_bound};
 pub use close::{Preempted, close, destroy, reset};
 pub use op::event_channel_op;
-pub(crate) use op::{is_send, send_op};
+pub(crate) use op::{is_send, is_status, is_unmask, send_op, status_op, unmask_op};
 pub use send::{EventPorts, poll_port, send, send_domain_virq, send_global_virq, send_virq, unmask};
 pub use table::DomainEvents;
 pub use vcpu_info::VcpuEvents;

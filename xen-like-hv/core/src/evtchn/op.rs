@@ -25,6 +25,18 @@ pub(crate) fn is_send(args: &Args) -> bool {
     args.low32(0) == EvtchnOp::Send.raw()
 }
 
+/// Whether it asks for [`unmask_op`].
+#[inline(always)]
+pub(crate) fn is_unmask(args: &Args) -> bool {
+    args.low32(0) == EvtchnOp::Unmask.raw()
+}
+
+/// Whether it asks for [`status_op`].
+#[inline(always)]
+pub(crate) fn is_status(args: &Args) -> bool {
+    args.low32(0) == EvtchnOp::Status.raw()
+}
+
 /// The hypercall: `(command, argument)`.
 ///
 /// # Errors
@@ -33,16 +45,8 @@ pub(crate) fn is_send(args: &Args) -> bool {
 pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let at = args.get(1);
     match EvtchnOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
-        EvtchnOp::Send => {
-            let op: EvtchnSend = GuestPtr::new(at)?.read(cx.m)?;
-            send::send(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
-            Ok(0)
-        }
-        EvtchnOp::Unmask => {
-            let op: EvtchnUnmask = GuestPtr::new(at)?.read(cx.m)?;
-            send::unmask(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
-            Ok(0)
-        }
+        EvtchnOp::Send => send_op(cx, args),
+        EvtchnOp::Unmask => unmask_op(cx, args),
         EvtchnOp::Close => {
             let op: EvtchnClose = GuestPtr::new(at)?.read(cx.m)?;
             close::close(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
@@ -67,7 +71,7 @@ pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hypercal
             op.port = pirq::bind_pirq(cx.hv, cx.m, cx.dom, op.pirq)?.raw();
             Ok(())
         }),
-        EvtchnOp::Status => answer(cx, at, status),
+        EvtchnOp::Status => status_op(cx, args),
         EvtchnOp::Reset => reset(cx, args),
         EvtchnOp::InitControl => {
             answer(cx, at, |cx, op: &mut EvtchnInitControl| fifo::init_control(cx.hv, cx.m, cx.dom, op))
@@ -92,7 +96,45 @@ pub fn event_channel_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hypercal
 #[inline(always)]
 pub(crate) fn send_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let op: EvtchnSend = GuestPtr::new(args.get(1))?.read(cx.m)?;
-    send::send_inline(cx.hv, cx.m, cx.dom, EvtchnPort::new(op.port))?;
+    if let Some(unfinished) = send::begin_send(cx.m, cx.dom, EvtchnPort::new(op.port))? {
+        finish_send(cx, unfinished);
+    }
+    Ok(0)
+}
+
+/// Apart from the hot path, which keeps nothing for it but the context.
+#[cold]
+#[inline(never)]
+fn finish_send<M: Machine>(cx: &Cx<'_, M>, unfinished: send::Unfinished<'_>) {
+    send::finish_send(cx.hv, cx.m, cx.dom, unfinished);
+}
+
+/// The same with [`EvtchnOp::Unmask`].
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub(crate) fn unmask_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let op: EvtchnUnmask = GuestPtr::new(args.get(1))?.read(cx.m)?;
+    if let Some(unfinished) = send::begin_unmask(cx.m, cx.dom, EvtchnPort::new(op.port))? {
+        finish_unmask(cx, unfinished);
+    }
+    Ok(0)
+}
+
+#[cold]
+#[inline(never)]
+fn finish_unmask<M: Machine>(cx: &Cx<'_, M>, unfinished: send::Unfinished<'_>) {
+    send::finish_unmask(cx.hv, cx.m, cx.dom, unfinished);
+}
+
+/// The same with [`EvtchnOp::Status`].
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub(crate) fn status_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    status(cx, args.get(1))?;
     Ok(0)
 }
 
@@ -113,11 +155,17 @@ fn answer<M: Machine, T: FromBytes + IntoBytes + Immutable>(
 
 /// The domain of an argument, which may be `DOMID_SELF`.
 fn any_domain<M: Machine>(cx: &Cx<'_, M>, raw: u16) -> Result<Arc<Domain>, Errno> {
+    Ok(other_domain(cx, raw)?.unwrap_or_else(|| cx.dom.clone()))
+}
+
+/// The same; none is the caller itself, which is at hand.
+#[inline(always)]
+fn other_domain<M: Machine>(cx: &Cx<'_, M>, raw: u16) -> Result<Option<Arc<Domain>>, Errno> {
     let id = DomId::new(raw);
     if id == DomId::SELF || id == cx.dom.id {
-        return Ok(cx.dom.clone());
+        return Ok(None);
     }
-    cx.hv.domains.get(id).ok_or(Errno::Srch)
+    cx.hv.domains.get(id).ok_or(Errno::Srch).map(Some)
 }
 
 fn alloc_unbound<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnAllocUnbound) -> Result<(), Errno> {
@@ -137,12 +185,15 @@ fn bind_interdomain<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnBindInterdomain) 
     Ok(())
 }
 
-fn status<M: Machine>(cx: &Cx<'_, M>, op: &mut EvtchnStatus) -> Result<(), Errno> {
-    let dom = any_domain(cx, op.dom)?;
-    let answer = bind::status(&dom, op)?;
+#[inline(never)]
+fn status<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
+    let ptr = GuestPtr::<EvtchnStatus>::new(at)?;
+    let op = ptr.read(cx.m)?;
+    let other = other_domain(cx, op.dom)?;
+    let dom = other.as_ref().unwrap_or(cx.dom);
+    let answer = bind::status(dom, &op)?;
     access::act_on(cx.dom, dom.id)?;
-    *op = answer;
-    Ok(())
+    ptr.write(cx.m, &answer)
 }
 
 fn reset<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {

@@ -12,12 +12,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::SeqCst;
 
+use hv_sync::Guard;
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::ids::{EvtchnPort, VcpuId, Virq};
 use pv_abi::shared_info::{EVTCHN_2L_NR_CHANNELS, SHARED_INFO_EVTCHN_MASK, SHARED_INFO_EVTCHN_PENDING};
 
-use super::table::{Port, PortState};
+use super::table::{Port, PortState, Table};
 use super::{fifo, virq, words};
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
@@ -66,6 +67,29 @@ pub(super) fn clear_pending(m: &impl Frames, dom: &Domain, port: EvtchnPort) {
     }
 }
 
+/// Where an event goes: a port of `dom`, and the vcpu that it notifies (vcpu 0 where the port had none when it was made).
+struct Recipient<'a> {
+    dom: &'a Domain,
+    target: Option<&'a Arc<Vcpu>>,
+    port: EvtchnPort,
+}
+
+/// What is left to do for an event.
+///
+/// Most events find a vcpu that runs on this very pcpu, or a bit that is set: nothing is left then, and what does the rest
+/// is apart, so that such an event is one function without a stack frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing.
+    Nothing,
+    /// All of it: the domain uses the FIFO ABI.
+    Everything,
+    /// The target must be told, and what follows.
+    Telling,
+    /// The domain may have changed to the FIFO ABI meanwhile, or one of its vcpus polls.
+    Looking,
+}
+
 /// Sets a port of `dom` pending and notifies the vcpu `target` (vcpu 0 where the port has none yet).
 pub(super) fn set_pending(
     hv: &Hypervisor,
@@ -74,91 +98,112 @@ pub(super) fn set_pending(
     target: Option<&Arc<Vcpu>>,
     port: EvtchnPort,
 ) {
-    set_pending_inline(hv, m, dom, target, port);
+    let to = Recipient { dom, target, port };
+    let left = begin(m, &to);
+    finish(hv, m, &to, left);
 }
 
+/// The part of every event.
 #[inline(always)]
-fn set_pending_inline(
-    hv: &Hypervisor,
-    m: &impl EventPorts,
-    dom: &Domain,
-    target: Option<&Arc<Vcpu>>,
-    port: EvtchnPort,
-) {
-    if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
-        return;
-    }
+fn begin(m: &impl EventPorts, to: &Recipient<'_>) -> Left {
+    if to.dom.events.fifo.is_active() { Left::Everything } else { set_bits(m, to) }
+}
+
+/// Bit, selector and upcall of the two-level ABI.
+#[inline(always)]
+fn set_bits(m: &impl EventPorts, to: &Recipient<'_>) -> Left {
     // The page is looked up once for both bitmaps: this is the path of every event.
-    let page = m.words(dom.shared_info);
-    let Ok(word) = usize::try_from(port.raw() / 64) else { return };
-    let bit = 1 << (port.raw() % 64);
-    if port.raw() >= EVTCHN_2L_NR_CHANNELS {
-        return;
+    let page = m.words(to.dom.shared_info);
+    let Ok(word) = usize::try_from(to.port.raw() / 64) else { return Left::Nothing };
+    let bit = 1 << (to.port.raw() % 64);
+    if to.port.raw() >= EVTCHN_2L_NR_CHANNELS {
+        return Left::Nothing;
     }
     let bitmaps =
         (page.get(SHARED_INFO_EVTCHN_PENDING / 8 + word), page.get(SHARED_INFO_EVTCHN_MASK / 8 + word));
-    let (Some(pending), Some(mask)) = bitmaps else { return };
+    let (Some(pending), Some(mask)) = bitmaps else { return Left::Nothing };
     match words::pend(pending, mask, bit) {
-        words::Pended::Already => return,
+        words::Pended::Already => return Left::Nothing,
         words::Pended::Masked => {}
-        words::Pended::Notify => notify(hv, m, dom, target, port),
+        words::Pended::Notify => {
+            if !notify_here(m, to.target, to.port) {
+                return Left::Telling;
+            }
+        }
     }
     // The domain may have looked for pending bits before this one was set, and changed to the other ABI.
-    if dom.events.fifo.is_active() && set_pending_in_queue(hv, m, dom, target, port) {
+    if to.dom.events.fifo.is_active() || to.dom.polling.load(SeqCst) != 0 {
+        Left::Looking
+    } else {
+        Left::Nothing
+    }
+}
+
+/// Does what is left.
+fn finish(hv: &Hypervisor, m: &impl EventPorts, to: &Recipient<'_>, left: Left) {
+    let mut left = left;
+    if left == Left::Everything {
+        if set_pending_in_queue(hv, m, to) {
+            return;
+        }
+        left = set_bits(m, to);
+    }
+    if left == Left::Nothing {
         return;
     }
-    wake_pollers(hv, m, dom, port);
+    if left == Left::Telling {
+        tell(hv, m, to);
+    }
+    if to.dom.events.fifo.is_active() && set_pending_in_queue(hv, m, to) {
+        return;
+    }
+    wake_pollers(hv, m, to.dom, to.port);
 }
 
 /// Sets a port pending in the FIFO ABI; `false` where the domain does not use it any more.
-fn set_pending_in_queue(
-    hv: &Hypervisor,
-    m: &impl EventPorts,
-    dom: &Domain,
-    target: Option<&Arc<Vcpu>>,
-    port: EvtchnPort,
-) -> bool {
-    let Some(news) = fifo::set_pending(hv, m, dom, target, port) else { return false };
+fn set_pending_in_queue(hv: &Hypervisor, m: &impl EventPorts, to: &Recipient<'_>) -> bool {
+    let Some(news) = fifo::set_pending(hv, m, to.dom, to.target, to.port) else { return false };
     if news {
-        wake_pollers(hv, m, dom, port);
+        wake_pollers(hv, m, to.dom, to.port);
     }
     true
 }
 
-/// The upper two steps: selector, upcall.
+/// The upper two steps, selector and upcall; whether nobody is left to be told.
 #[inline(always)]
-fn notify(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, target: Option<&Arc<Vcpu>>, port: EvtchnPort) {
-    match target {
-        Some(target) => notify_vcpu(hv, m, target, port),
-        None => notify_first(hv, m, dom, port),
-    }
+fn notify_here(m: &impl EventPorts, target: Option<&Arc<Vcpu>>, port: EvtchnPort) -> bool {
+    let Some(v) = target else { return false };
+    !v.events.raise(m, selector_of(port)) || v.sched.is_awake_on(m.pcpu())
 }
 
-/// For a port that had no vcpu when it was made.
-#[cold]
-fn notify_first(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
-    if let Some(first) = dom.vcpu(VcpuId::new(0)) {
-        notify_vcpu(hv, m, &first, port);
-    }
+/// The bit of a port in the selector.
+#[inline(always)]
+fn selector_of(port: EvtchnPort) -> u64 {
+    if seeded!(NoSelector) { 0 } else { 1_u64.checked_shl(port.raw() / 64).unwrap_or(0) }
 }
 
-#[inline(always)]
-fn notify_vcpu(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>, port: EvtchnPort) {
-    let selector = if seeded!(NoSelector) { 0 } else { 1_u64.checked_shl(port.raw() / 64).unwrap_or(0) };
-    if target.events.raise(m, selector) {
-        wake(hv, m, target);
+/// Tells whom [`notify_here`] did not.
+fn tell(hv: &Hypervisor, m: &impl EventPorts, to: &Recipient<'_>) {
+    match to.target {
+        Some(target) => wake(hv, m, target),
+        // The port had no vcpu when it was made.
+        None => {
+            let Some(first) = to.dom.vcpu(VcpuId::new(0)) else { return };
+            if first.events.raise(m, selector_of(to.port)) {
+                wake(hv, m, &first);
+            }
+        }
     }
 }
 
 /// The upper step alone, for the FIFO ABI.
 pub(super) fn upcall(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
-    if target.events.raise_upcall(m) {
+    if target.events.raise_upcall(m) && !target.sched.is_awake_on(m.pcpu()) {
         wake(hv, m, target);
     }
 }
 
 /// An upcall has become pending: the vcpu has to see it.
-#[inline(always)]
 fn wake(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
     hv.sched.unblock(m, target);
     // On this pcpu the way out looks at the running vcpu's upcall word by itself.
@@ -170,15 +215,10 @@ fn wake(hv: &Hypervisor, m: &impl EventPorts, target: &Arc<Vcpu>) {
 /// Wakes the vcpus that wait for this port in `SCHEDOP_poll`, masked or not.
 ///
 /// A poller announces itself and looks at the port afterwards; this has set the port before it looks for pollers.
-#[inline(always)]
 fn wake_pollers(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
-    if dom.polling.load(SeqCst) != 0 {
-        wake_each_poller(hv, m, dom, port);
+    if dom.polling.load(SeqCst) == 0 {
+        return;
     }
-}
-
-#[inline(never)]
-fn wake_each_poller(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) {
     let this = i64::from(port.raw()) + 1;
     for v in dom.each_vcpu() {
         let waits_for = v.sched.poll_state();
@@ -188,35 +228,71 @@ fn wake_each_poller(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: Ev
     }
 }
 
+/// An event of which something is left to do, under the lock that the sender took.
+pub(super) struct Unfinished<'a> {
+    table: Guard<'a, Table>,
+    port: EvtchnPort,
+    left: Left,
+}
+
 /// `EVTCHNOP_send`.
 ///
 /// # Errors
 /// `EINVAL` where the port does not exist or is of a kind that only the hypervisor raises.
 pub fn send(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) -> Result<(), Errno> {
-    send_inline(hv, m, dom, port)
+    if let Some(unfinished) = begin_send(m, dom, port)? {
+        finish_send(hv, m, dom, unfinished);
+    }
+    Ok(())
 }
 
-/// [`send`] for the hypercall, in one piece with it.
+/// What every send does; the rest is [`finish_send`]'s.
+///
+/// # Errors
+/// As [`send`].
 #[inline(always)]
-pub(super) fn send_inline(
+pub(super) fn begin_send<'a>(
+    m: &impl EventPorts,
+    dom: &'a Domain,
+    port: EvtchnPort,
+) -> Result<Option<Unfinished<'a>>, Errno> {
+    let table = dom.events.lock();
+    let Some(to) = recipient(&table, dom, port)? else { return Ok(None) };
+    match begin(m, &to) {
+        Left::Nothing => Ok(None),
+        left => Ok(Some(Unfinished { table, port, left })),
+    }
+}
+
+/// What is left of a send. The port is looked up again: so nothing of it had to be kept.
+pub(super) fn finish_send(
     hv: &Hypervisor,
     m: &impl EventPorts,
     dom: &Domain,
+    Unfinished { table, port, left }: Unfinished<'_>,
+) {
+    if let Ok(Some(to)) = recipient(&table, dom, port) {
+        finish(hv, m, &to, left);
+    }
+}
+
+/// Where an event goes that `dom` sends through its port: nowhere while nobody is at the other end; whoever connects gets a
+/// notification anyway.
+#[inline(always)]
+fn recipient<'a>(
+    table: &'a Table,
+    dom: &'a Domain,
     port: EvtchnPort,
-) -> Result<(), Errno> {
-    let table = dom.events.lock();
+) -> Result<Option<Recipient<'a>>, Errno> {
     let p = table.port(port)?;
-    let (dom, target, port) = match &p.state {
-        PortState::Interdomain(peer) => (&*peer.domain, peer.vcpu.as_ref(), peer.port),
-        PortState::Ipi => (dom, p.target.as_ref(), port),
-        // Nobody is there yet; whoever connects gets a notification anyway.
-        PortState::Unbound(_) => return Ok(()),
-        PortState::Free | PortState::Reserved | PortState::Virq(_) | PortState::Pirq(_) => {
-            return Err(Errno::Inval);
+    match &p.state {
+        PortState::Interdomain(peer) => {
+            Ok(Some(Recipient { dom: &peer.domain, target: peer.vcpu.as_ref(), port: peer.port }))
         }
-    };
-    set_pending_inline(hv, m, dom, target, port);
-    Ok(())
+        PortState::Ipi => Ok(Some(Recipient { dom, target: p.target.as_ref(), port })),
+        PortState::Unbound(_) => Ok(None),
+        PortState::Free | PortState::Reserved | PortState::Virq(_) | PortState::Pirq(_) => Err(Errno::Inval),
+    }
 }
 
 /// `EVTCHNOP_unmask`: clears the mask and delivers what has been waiting behind it.
@@ -224,23 +300,52 @@ pub(super) fn send_inline(
 /// # Errors
 /// `EINVAL` where the port does not exist.
 pub fn unmask(hv: &Hypervisor, m: &impl EventPorts, dom: &Domain, port: EvtchnPort) -> Result<(), Errno> {
+    if let Some(unfinished) = begin_unmask(m, dom, port)? {
+        finish_unmask(hv, m, dom, unfinished);
+    }
+    Ok(())
+}
+
+/// What every unmask does; the rest is [`finish_unmask`]'s.
+///
+/// # Errors
+/// As [`unmask`].
+#[inline(always)]
+pub(super) fn begin_unmask<'a>(
+    m: &impl EventPorts,
+    dom: &'a Domain,
+    port: EvtchnPort,
+) -> Result<Option<Unfinished<'a>>, Errno> {
     let table = dom.events.lock();
     let p = table.port(port)?;
     if matches!(p.state, PortState::Free | PortState::Reserved) {
-        return Ok(());
+        return Ok(None);
     }
     if dom.events.fifo.is_active() {
-        if dom.events.fifo.unmask(m, port) {
-            set_pending(hv, m, dom, p.target.as_ref(), port);
-        }
-        return Ok(());
+        return Ok(Some(Unfinished { table, port, left: Left::Everything }));
     }
-    let Some((mask, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port) else { return Ok(()) };
-    let Some((pending, _)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) else { return Ok(()) };
-    if words::unmask(pending, mask, bit) {
-        notify(hv, m, dom, p.target.as_ref(), port);
+    let Some((mask, bit)) = bit_of(m, dom, SHARED_INFO_EVTCHN_MASK, port) else { return Ok(None) };
+    let Some((pending, _)) = bit_of(m, dom, SHARED_INFO_EVTCHN_PENDING, port) else { return Ok(None) };
+    if words::unmask(pending, mask, bit) && !notify_here(m, p.target.as_ref(), port) {
+        return Ok(Some(Unfinished { table, port, left: Left::Telling }));
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What is left of an unmask.
+pub(super) fn finish_unmask(
+    hv: &Hypervisor,
+    m: &impl EventPorts,
+    dom: &Domain,
+    Unfinished { table, port, left }: Unfinished<'_>,
+) {
+    let Ok(p) = table.port(port) else { return };
+    let to = Recipient { dom, target: p.target.as_ref(), port };
+    match left {
+        Left::Everything if dom.events.fifo.unmask(m, port) => finish(hv, m, &to, left),
+        Left::Telling => tell(hv, m, &to),
+        _ => {}
+    }
 }
 
 /// Raises a virtual interrupt line of a vcpu; nothing happens where the guest has not bound it.

@@ -73,7 +73,7 @@ pub(super) struct Port {
 struct Group {
     /// One bit per port: it is free.
     free: u64,
-    ports: Box<[Port]>,
+    ports: Box<[Port; PER_GROUP]>,
 }
 
 impl Group {
@@ -85,7 +85,7 @@ impl Group {
         ports.try_reserve_exact(PER_GROUP).map_err(|_| Errno::NoMem)?;
         ports.resize_with(PER_GROUP, Port::default);
         // The room is exact: this moves nothing.
-        Ok(Self { free: u64::MAX, ports: ports.into_boxed_slice() })
+        Ok(Self { free: u64::MAX, ports: ports.try_into().map_err(|_| Errno::NoMem)? })
     }
 }
 

@@ -33,6 +33,7 @@ const KIND_IO: u64 = 2;
 ///
 /// # Errors
 /// `EPERM` for a value that a guest may not have, `ENODEV` for a register that is not there.
+#[inline(always)]
 pub fn set_debugreg<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let index = register(cx, args.low32(0))?;
     let value = checked(index, args.get(1))?;
@@ -47,6 +48,7 @@ pub fn set_debugreg<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallRes
 ///
 /// # Errors
 /// `ENODEV` for a register that is not there.
+#[inline(always)]
 pub fn get_debugreg<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let index = register(cx, args.low32(0))?;
     Ok(cx.vcpu.entry.debug.get(usize::from(index)).map_or(0, |slot| slot.load(Relaxed)))
@@ -55,15 +57,12 @@ pub fn get_debugreg<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallRes
 /// The register that a number names: 4 and 5 are other names of 6 and 7 unless debugging extensions are on.
 fn register<M: Machine>(cx: &Cx<'_, M>, number: u32) -> Result<u8, Errno> {
     let extensions = cx.vcpu.entry.cr4.load(Relaxed) & CR4_DE != 0;
-    match (number, extensions) {
-        (0, _) => Ok(0),
-        (1, _) => Ok(1),
-        (2, _) => Ok(2),
-        (3, _) => Ok(3),
-        (4, false) | (6, _) => Ok(6),
-        (5, false) | (7, _) => Ok(7),
-        _ => Err(Errno::NoDev),
-    }
+    let index = match number {
+        4 | 5 if !extensions => number + 2,
+        0..=3 | 6 | 7 => number,
+        _ => return Err(Errno::NoDev),
+    };
+    u8::try_from(index).map_err(|_| Errno::NoDev)
 }
 
 /// The value as it may stand in register `index`.

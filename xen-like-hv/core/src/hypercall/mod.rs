@@ -129,24 +129,13 @@ macro_rules! entry {
         }
         entry::<M>
     }};
-    // One command of the call has a way of its own, without the stack frame of the others.
-    ($handler:path, if $is_hot:path => $hot:path) => {{
-        #[inline(never)]
-        extern "C" fn others<M: Machine>(
-            a: u64,
-            b: u64,
-            c: u64,
-            d: u64,
-            e: u64,
-            cx: &mut Cx<'_, M>,
-        ) -> Reply {
-            let result = $handler(cx, &Args([a, b, c, d, e, 0]));
-            reply(cx, result, stringify!($handler))
-        }
+    // Some commands of the call have a way of their own, without the stack frame of the others; the most usual one first.
+    ($handler:path, if $is_hot:path => $hot:path $(, $($more:tt)+)?) => {{
         extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
             let args = Args([a, b, c, d, e, 0]);
             if !$is_hot(&args) {
-                return others::<M>(a, b, c, d, e, cx);
+                let others: Handler<M> = entry!($handler $(, $($more)+)?);
+                return others(a, b, c, d, e, cx);
             }
             let result = $hot(cx, &args);
             reply(cx, result, stringify!($handler))
@@ -232,7 +221,12 @@ const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
         Hypercall::SchedOp => entry!(sched_op::sched_op),
         Hypercall::CallbackOp => entry!(callback_op::callback_op),
         Hypercall::EventChannelOp => {
-            entry!(evtchn::event_channel_op, if evtchn::is_send => evtchn::send_op)
+            entry!(
+                evtchn::event_channel_op,
+                if evtchn::is_send => evtchn::send_op,
+                if evtchn::is_unmask => evtchn::unmask_op,
+                if evtchn::is_status => evtchn::status_op
+            )
         }
         Hypercall::GrantTableOp => entry!(grant::grant_table_op),
         Hypercall::PhysdevOp => entry!(physdev_op::physdev_op),

@@ -36,50 +36,58 @@ const MAX_PERIOD_NS: u64 = u64::MAX >> 2;
 /// `ENOENT` for a vcpu that the domain does not have; `EFAULT`; what the operations say; `ENOSYS` for an unknown one.
 #[inline(always)]
 pub fn vcpu_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
-    let v = cx.dom.vcpu(VcpuId::new(args.low32(1))).ok_or(Errno::NoEnt)?;
+    let id = VcpuId::new(args.low32(1));
+    let other;
+    // Mostly a vcpu asks about itself, and is at hand.
+    let v = if id == cx.vcpu.id {
+        cx.vcpu
+    } else {
+        other = cx.dom.vcpu(id).ok_or(Errno::NoEnt)?;
+        &other
+    };
     let arg = args.get(2);
     match VcpuOp::from_raw(args.low32(0)).ok_or(Errno::NoSys)? {
-        VcpuOp::Initialise => initialise(cx, &v, args),
-        VcpuOp::Up => up(cx, &v),
-        VcpuOp::Down => down(cx, &v),
+        VcpuOp::Initialise => initialise(cx, v, args),
+        VcpuOp::Up => up(cx, v),
+        VcpuOp::Down => down(cx, v),
         VcpuOp::IsUp => Ok(u64::from(v.sched.flags() & flags::DOWN == 0)),
         VcpuOp::GetRunstateInfo => {
             let info = v.sched.runstate.as_of(cx.m.now_ns());
             GuestPtr::<VcpuRunstateInfo>::new(arg)?.write(cx.m, &info)?;
             Ok(0)
         }
-        VcpuOp::RegisterRunstateMemoryArea => register_runstate(cx, &v, arg),
+        VcpuOp::RegisterRunstateMemoryArea => register_runstate(cx, v, arg),
         VcpuOp::SetPeriodicTimer => {
             let period = GuestPtr::<VcpuSetPeriodicTimer>::new(arg)?.read(cx.m)?.period_ns;
             if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&period) {
                 return Err(Errno::Inval.into());
             }
-            cx.hv.sched.set_period(cx.m, &v, period);
+            cx.hv.sched.set_period(cx.m, v, period);
             Ok(0)
         }
         VcpuOp::StopPeriodicTimer => {
-            cx.hv.sched.set_period(cx.m, &v, 0);
+            cx.hv.sched.set_period(cx.m, v, 0);
             Ok(0)
         }
-        VcpuOp::SetSingleshotTimer => set_singleshot(cx, &v, arg),
+        VcpuOp::SetSingleshotTimer => set_singleshot(cx, v, arg),
         VcpuOp::StopSingleshotTimer => {
-            own(cx, &v)?;
-            cx.hv.sched.stop_timer(&v, TimerKind::Singleshot);
+            own(cx, v)?;
+            cx.hv.sched.stop_timer(v, TimerKind::Singleshot);
             Ok(0)
         }
-        VcpuOp::RegisterVcpuInfo => register_vcpu_info(cx, &v, arg),
+        VcpuOp::RegisterVcpuInfo => register_vcpu_info(cx, v, arg),
         VcpuOp::SendNmi => {
             if arg != 0 {
                 return Err(Errno::Inval.into());
             }
             if !v.entry.nmi_pending.swap(true, SeqCst) {
-                cx.hv.sched.notify(cx.m, &v);
+                cx.hv.sched.notify(cx.m, v);
             }
             Ok(0)
         }
         // Only for vcpus of dom0 that are pinned one to one, which none is here.
         VcpuOp::GetPhysid => Err(Errno::Inval.into()),
-        VcpuOp::RegisterVcpuTimeMemoryArea => register_time(cx, &v, arg),
+        VcpuOp::RegisterVcpuTimeMemoryArea => register_time(cx, v, arg),
     }
 }
 

@@ -49,7 +49,7 @@ impl RunQueue {
 
     /// Moves the floor up to the least key there is.
     pub(super) fn raise_floor(&mut self) {
-        let waiting = self.heap.peek().map(Item::key);
+        let waiting = self.heap.first_key();
         let running = self.current.as_ref().map(Item::key);
         let least = match (waiting, running) {
             (Some(a), Some(b)) => a.min(b),
@@ -107,7 +107,7 @@ impl Default for Queue {
 impl Queue {
     /// Publishes what others look at without the lock.
     pub(super) fn publish(&self, rq: &Guard<'_, RunQueue>) {
-        self.best_waiting.store(rq.heap.peek().map_or(NEVER, Item::key), SeqCst);
+        self.best_waiting.store(rq.heap.first_key().unwrap_or(NEVER), SeqCst);
         self.waiting.store(u64::try_from(rq.heap.len()).unwrap_or(NEVER), Relaxed);
     }
 

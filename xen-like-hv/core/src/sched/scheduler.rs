@@ -414,7 +414,7 @@ impl Scheduler {
         let Some(prev) = prev else { return rq.heap.pop() };
         let yielding = prev.sched.yielding.swap(false, Relaxed);
         let Some(held) = rq.heap.remove(prev.sched.slot.load(Relaxed)) else { return rq.heap.pop() };
-        let Some(best) = rq.heap.peek().map(Item::key) else { return Some(held) };
+        let Some(best) = rq.heap.first_key() else { return Some(held) };
         let least = rq.chosen_ns.saturating_add(self.policy.least_run_ns());
         let goes = if now >= q.slice_end.load(Relaxed) {
             self.policy.succeeds(best, held.key())

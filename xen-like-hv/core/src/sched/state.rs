@@ -154,7 +154,14 @@ impl VcpuSched {
         }
     }
 
-    /// The same as a set.
+    /// Whether `pcpu` has its registers and it waits for nothing: on the caller's own pcpu it looks for events by itself
+    /// before its guest goes on. Who polls waits too.
+    #[inline]
+    pub(crate) fn is_awake_on(&self, pcpu: PcpuId) -> bool {
+        self.running_on.load(Acquire) == pcpu.raw() && self.flags.load(SeqCst) & flags::BLOCKED == 0
+    }
+
+    /// [`VcpuSched::pcpu`] as a set.
     #[must_use]
     pub fn running_on(&self) -> CpuMask {
         self.pcpu().map_or(CpuMask::EMPTY, CpuMask::of)

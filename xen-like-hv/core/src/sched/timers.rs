@@ -130,7 +130,7 @@ pub(super) struct TimerQueue {
 impl TimerQueue {
     #[inline]
     fn first_deadline(&self) -> u64 {
-        self.heap.peek().map_or(NEVER, Item::key)
+        self.heap.first_key().unwrap_or(NEVER)
     }
 }
 
@@ -153,6 +153,17 @@ impl Queue {
     fn first_deadline(&self) -> u64 {
         self.timers.lock().first_deadline()
     }
+
+    /// What [`Scheduler::rearm`] does, where `first` is the first deadline of the heap.
+    #[inline]
+    fn arm(&self, m: &impl SchedPorts, first: u64) {
+        let want = first.min(self.slice_end.load(Relaxed));
+        // Only this pcpu arms its timer, with interrupts off.
+        if want < self.armed.load(Relaxed) {
+            self.armed.store(want, Relaxed);
+            m.set_deadline(Some(want));
+        }
+    }
 }
 
 impl Scheduler {
@@ -160,21 +171,23 @@ impl Scheduler {
     #[inline]
     pub fn set_timer(&self, m: &impl SchedPorts, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) {
         let own = m.pcpu();
-        let first = self.insert_timer(own, v, kind, deadline_ns);
-        self.arm(m, own, first);
+        let q = self.queue(own);
+        let first = self.insert_timer(q, own, v, kind, deadline_ns);
+        q.arm(m, first);
     }
 
     /// Puts a timer into the heap of this pcpu; returns the first deadline there.
     #[inline]
-    fn insert_timer(&self, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) -> u64 {
+    fn insert_timer(&self, q: &Queue, own: PcpuId, v: &Arc<Vcpu>, kind: TimerKind, deadline_ns: u64) -> u64 {
         let t = v.sched.timers.of(kind);
         // Set anew where it lies already: one lock, and the entry stays.
         if t.queue.load(SeqCst) == own.raw() {
-            let mut q = self.queue(own).timers.lock();
+            let mut timers = q.timers.lock();
+            let change = |_: &Entry| t.deadline.store(deadline_ns, Relaxed);
             if t.queue.load(SeqCst) == own.raw()
-                && q.heap.rekey(t.slot.load(Relaxed), |_| t.deadline.store(deadline_ns, Relaxed))
+                && timers.heap.rekey(t.slot.load(Relaxed), deadline_ns, change)
             {
-                return q.first_deadline();
+                return timers.first_deadline();
             }
         }
         self.insert_from_elsewhere(own, v, kind, deadline_ns)
@@ -229,7 +242,7 @@ impl Scheduler {
     /// Takes one timer that is due out of this pcpu's heap. The caller acts on it with no lock held.
     pub(crate) fn take_due(&self, pcpu: PcpuId, now_ns: u64) -> Option<(Arc<Vcpu>, TimerKind)> {
         let mut q = self.queue(pcpu).timers.lock();
-        if q.heap.peek().is_none_or(|e| e.key() > now_ns) {
+        if q.first_deadline() > now_ns {
             return None;
         }
         let entry = q.heap.pop()?;
@@ -261,7 +274,7 @@ impl Scheduler {
         let period = timers.period_ns();
         if period != 0 && timers.of(TimerKind::Periodic).queue.load(SeqCst) == NO_QUEUE {
             let due = timers.last_period_ns.load(Relaxed).saturating_add(period);
-            self.insert_timer(pcpu, v, TimerKind::Periodic, due);
+            self.insert_timer(self.queue(pcpu), pcpu, v, TimerKind::Periodic, due);
         }
     }
 
@@ -299,19 +312,8 @@ impl Scheduler {
     /// deadlines are put off or given up before they come (a slice ends early, a guest's timer is set again), and setting the
     /// timer each time would cost more than an interrupt now and then that finds nothing to do.
     pub(crate) fn rearm(&self, m: &impl SchedPorts, pcpu: PcpuId) {
-        self.arm(m, pcpu, self.queue(pcpu).first_deadline());
-    }
-
-    /// The same where `first` is the first deadline of the heap.
-    #[inline]
-    fn arm(&self, m: &impl SchedPorts, pcpu: PcpuId, first: u64) {
         let q = self.queue(pcpu);
-        let want = first.min(q.slice_end.load(Relaxed));
-        // Only this pcpu arms its timer, with interrupts off.
-        if want < q.armed.load(Relaxed) {
-            q.armed.store(want, Relaxed);
-            m.set_deadline(Some(want));
-        }
+        q.arm(m, q.first_deadline());
     }
 
     /// Forgets what the pcpu's timer is armed for: it has gone off.

@@ -37,13 +37,12 @@ pub(crate) fn measure(meter: &Meter) -> Claim {
     })
 }
 
+#[inline(always)]
 fn operate<T>(op: EvtchnOp, argument: &mut T) -> Claim {
-    let answer = call::call(Hypercall::EventChannelOp, [u64::from(op.raw()), call::address_mut(argument)]);
-    ensure_eq!(answer, 0, "{op:?}");
-    Ok(())
+    call::succeed(Hypercall::EventChannelOp, [u64::from(op.raw()), call::address_mut(argument)])
 }
 
-#[inline]
+#[inline(always)]
 fn send(channel: &EventChannel) -> Claim {
     operate(EvtchnOp::Send, &mut EvtchnSend { port: channel.port().raw() })
 }
