@@ -1,20 +1,22 @@
-//! The heap: `talc` over frames of the direct map, growing as needed.
+//! The heap: `talc` over frames of the direct map, growing as needed. What is large gets frames of its own and gives them
+//! back: in the growing part, which small values that stay soon lie all over, there would be no room for it a second time.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 
+use pv_abi::ids::Pfn;
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::base::binning::Binning;
 use talc::source::Source;
 
-use super::{PAGE_SIZE, direct, frames, index};
+use super::{DIRECT_MAP, PAGE_SIZE, direct, frames, index};
 use crate::sync::IrqLock;
 
 /// Least number of frames by which the heap grows: 1 MiB.
 const STEP_FRAMES: usize = 256;
-/// Allocations of so many bytes leave one in [`KEPT_PART`] of all frames to smaller ones, of which most cannot cope with
-/// a refusal. Whoever wants much at a time asks whether it can be had.
+/// Allocations of so many bytes have frames of their own, and leave one in [`KEPT_PART`] of all frames to smaller ones, of
+/// which most cannot cope with a refusal. Whoever wants much at a time asks whether it can be had.
 const LARGE: usize = 1 << 20;
 const KEPT_PART: u64 = 32;
 
@@ -34,9 +36,6 @@ unsafe impl Source for Frames {
         // The heap keeps a few words next to each allocation, and its maps in the first part.
         let overhead = 2 * PAGE_SIZE + layout.align();
         let frames_needed = layout.size().checked_add(overhead).ok_or(())?.div_ceil(PAGE_SIZE);
-        if layout.size() >= LARGE && !frames::leave(frames_needed, KEPT_PART) {
-            return Err(());
-        }
         let count = frames_needed.max(STEP_FRAMES);
         let (pfn, count) = match frames::alloc(count) {
             Some(pfn) => (pfn, count),
@@ -55,29 +54,51 @@ unsafe impl Source for Frames {
     }
 }
 
+/// Whether an allocation has frames of its own, and how many. It depends on the layout alone.
+fn own_frames(layout: Layout) -> Option<usize> {
+    let large = layout.size() >= LARGE && layout.align() <= PAGE_SIZE;
+    large.then(|| layout.size().div_ceil(PAGE_SIZE))
+}
+
+fn alloc_large(count: usize) -> *mut u8 {
+    let found = if frames::leave(count, KEPT_PART) { frames::alloc(count) } else { None };
+    found.map_or(core::ptr::null_mut(), |pfn| core::ptr::with_exposed_provenance_mut(index(direct(pfn))))
+}
+
 /// The heap; on bare metal it is the global allocator.
 pub struct Heap(IrqLock<Talc<Frames, DefaultBinning>>);
 
 // SAFETY: the lock serialises `Talc`, whose methods keep the allocator's contract.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(count) = own_frames(layout) {
+            return alloc_large(count);
+        }
         // SAFETY: the caller's layout is not of size zero.
         let allocated = unsafe { self.0.lock().allocate(layout) };
         allocated.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if let Some(count) = own_frames(layout) {
+            let page = (pointer.addr() as u64 - DIRECT_MAP) / PAGE_SIZE as u64;
+            return frames::free(Pfn::new(page), count);
+        }
         // SAFETY: as the caller promises, `alloc` returned the pointer for this layout.
         unsafe { self.0.lock().deallocate(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: as the caller promises.
-        if unsafe { self.0.lock().try_realloc_in_place(pointer, layout, new_size) } {
-            return pointer;
-        }
         // SAFETY: the caller promises a valid size; the alignment is the old one.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        let in_place = match (own_frames(layout), own_frames(new_layout)) {
+            // SAFETY: as the caller promises; both sizes are the growing part's.
+            (None, None) => unsafe { self.0.lock().try_realloc_in_place(pointer, layout, new_size) },
+            (old, new) => old == new,
+        };
+        if in_place {
+            return pointer;
+        }
         // SAFETY: not of size zero, by the caller's promise.
         let fresh = unsafe { self.alloc(new_layout) };
         if !fresh.is_null() {
