@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use pv_abi::ids::DomId;
 
+use super::control::find_name;
 use super::error::Doing;
 use super::ports::{DomainInfo, ShutdownReason};
 use super::{Env, Error, nodes, teardown};
@@ -118,7 +119,8 @@ impl Lifecycle {
         }
     }
 
-    /// Looks at all domains and deals with those that have stopped. To be called when VIRQ_DOM_EXC fires.
+    /// Looks at all domains and deals with those that have stopped. To be called when VIRQ_DOM_EXC fires, and some time
+    /// after an event that says [`LifecycleEvent::Failed`].
     ///
     /// # Errors
     /// The list of domains could not be had. What fails for one domain is in its event.
@@ -161,7 +163,7 @@ impl Lifecycle {
                 self.managed.remove(&dom);
                 event
             }
-            // Stays managed: the next poll tries again.
+            // Stays managed: the next poll tries again, and whoever polls sees to it that there is one.
             Err(error) => LifecycleEvent::Failed { dom, error },
         }
     }
@@ -170,7 +172,10 @@ impl Lifecycle {
     fn rename(&mut self, env: &mut Env<'_>, info: &DomainInfo, event: LifecycleEvent) -> LifecycleEvent {
         let dom = info.domid;
         let Some(managed) = self.managed.get_mut(&dom) else { return event };
-        let new = format!("{}-{}", managed.config.name, dom.raw());
+        let new = match free_name(env, &managed.config.name, dom) {
+            Ok(name) => name,
+            Err(error) => return LifecycleEvent::Failed { dom, error },
+        };
         let paths = [nodes::home(dom), nodes::vm(&info.handle)];
         let written =
             paths.iter().try_for_each(|dir| env.store.write(&format!("{dir}/name"), new.as_bytes()));
@@ -183,6 +188,15 @@ impl Lifecycle {
             Err(error) => LifecycleEvent::Failed { dom, error },
         }
     }
+}
+
+/// The name that a domain is kept under: its own with its number, which another may bear already.
+fn free_name(env: &mut Env<'_>, name: &str, dom: DomId) -> Result<String, Error> {
+    let mut new = format!("{name}-{}", dom.raw());
+    while find_name(env, &new)?.is_some() {
+        new = format!("{new}-{}", dom.raw());
+    }
+    Ok(new)
 }
 
 const fn action_for(config: &DomainConfig, reason: ShutdownReason) -> RestartAction {

@@ -22,6 +22,8 @@ use crate::virtio::console::Console;
 
 /// Longest piece of output in one answer.
 const CHUNK: usize = 2048;
+/// So many pieces of a stream wait at most for a client that reads slowly; what comes then is lost, and it is told so.
+const MOST_WAITING: usize = 512;
 const NS_PER_SECOND: u64 = 1_000_000_000;
 /// How long the last answer may take to reach the host.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -32,18 +34,41 @@ struct Wire {
     outgoing: Channel<Vec<u8>>,
     streaming: Cell<bool>,
     last_sign: Cell<u64>,
+    /// Bytes of a stream that did not fit and were not told yet.
+    lost: Cell<usize>,
 }
 
 impl Wire {
+    fn new(id: u64, outgoing: Channel<Vec<u8>>) -> Rc<Self> {
+        let (streaming, last_sign, lost) = (Cell::new(false), Cell::new(0), Cell::new(0));
+        Rc::new(Self { id, outgoing, streaming, last_sign, lost })
+    }
+
     fn answer(&self, body: AnswerBody) {
         self.outgoing.send(encode(&Answer { id: self.id, body }));
+    }
+
+    fn piece(&self, bytes: &[u8]) {
+        if self.streaming.get() && self.outgoing.len() >= MOST_WAITING {
+            self.lost.set(self.lost.get() + bytes.len());
+            return;
+        }
+        self.tell_lost();
+        self.answer(AnswerBody::Out(bytes_to_text(bytes)));
+    }
+
+    fn tell_lost(&self) {
+        let lost = self.lost.take();
+        if lost > 0 {
+            self.err(&alloc::format!("{lost} bytes were lost here: they came faster than they were read"));
+        }
     }
 }
 
 impl Sink for Wire {
     fn out(&self, bytes: &[u8]) {
         for chunk in bytes.chunks(CHUNK) {
-            self.answer(AnswerBody::Out(bytes_to_text(chunk)));
+            self.piece(chunk);
         }
     }
 
@@ -78,9 +103,7 @@ pub(crate) async fn serve(dom0: Rc<Dom0>, console: Rc<Console>) {
             None => requests.receive().await,
         };
         if let RequestBody::Run(words) = request.body {
-            let streaming = Cell::new(false);
-            let last_sign = Cell::new(0);
-            let wire = Rc::new(Wire { id: request.id, outgoing: outgoing.clone(), streaming, last_sign });
+            let wire = Wire::new(request.id, outgoing.clone());
             waiting = run(&dom0, wire, &words, &requests).await;
         }
     }
@@ -123,6 +146,7 @@ async fn run(
         Either::Left(exit) => exit,
         Either::Right(never) => never,
     };
+    running.wire.tell_lost();
     running.wire.answer(AnswerBody::Exit(exit.code()));
     if dom0.is_powering_off() {
         // The answer should reach the host first.

@@ -5,6 +5,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::time::Duration;
 
 use dom0_tools::cfg::{DomainConfig, parse_config};
 use dom0_tools::ctl::Exit;
@@ -17,6 +18,7 @@ use pv_abi::errno::Errno;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::ids::{DomId, EvtchnPort, Mfn, VcpuId};
 use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::task::race;
 use pv_guest_kernel::{arch, task, time};
 
 use crate::hv::RealHypervisor;
@@ -29,6 +31,9 @@ use crate::sync::Waiters;
 use crate::tty::Tty;
 use crate::volume::Volume;
 
+/// After how long a domain that could not be ended is tried again: at first, and in the long run.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
 /// Longest configuration file.
 const MAX_CONFIG_BYTES: u64 = 64 * 1024;
 
@@ -206,10 +211,11 @@ impl Toolstack {
 
     /// Reads and unpacks what a domain starts from.
     pub(crate) async fn images(&self, config: &DomainConfig) -> Result<Images, Failure> {
-        let file = self.module(&config.kernel).await?;
-        let unpacked = pv_image::unpack(&file, MAX_KERNEL);
-        let kernel = unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?;
-        let kernel = kernel.into_owned();
+        let kernel = {
+            let file = self.module(&config.kernel).await?;
+            let unpacked = pv_image::unpack(&file, MAX_KERNEL);
+            unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?.into_owned()
+        };
         let ramdisk = match &config.ramdisk {
             Some(path) => Some(self.module(path).await?),
             None => None,
@@ -280,8 +286,12 @@ impl Toolstack {
 
     /// Looks after domains that stop by themselves.
     async fn watch(self: Rc<Self>, channel: EventChannel) {
+        let mut again = None;
         loop {
-            channel.wait().await;
+            match again {
+                None => channel.wait().await,
+                Some(pause) => race(channel.wait(), time::sleep(pause)).await,
+            }
             self.store.domain_died();
             let events = {
                 let mut lifecycle = self.lifecycle.borrow_mut();
@@ -289,7 +299,12 @@ impl Toolstack {
             };
             self.stopped.wake();
             match events {
-                Ok(events) => events.into_iter().for_each(|event| self.clone().follow(event)),
+                Ok(events) => {
+                    let failed = events.iter().any(|event| matches!(event, LifecycleEvent::Failed { .. }));
+                    let longer = again.map_or(FIRST_RETRY, |pause: Duration| (pause * 2).min(LAST_RETRY));
+                    again = failed.then_some(longer);
+                    events.into_iter().for_each(|event| self.clone().follow(event));
+                }
                 Err(error) => self.say(&error.to_string()),
             }
         }

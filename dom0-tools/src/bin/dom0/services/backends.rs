@@ -23,6 +23,8 @@ use super::xenstore::{StoreHandle, StoreService, number, text};
 
 /// Token of the watch on a kind's directory; the others' tokens are paths.
 const ROOT_TOKEN: &str = "root";
+/// So many mistakes of a front end go to the console.
+const MOST_TOLD: u32 = 4;
 
 /// A kind of device.
 pub(crate) trait Kind: 'static {
@@ -102,9 +104,16 @@ impl Node<'_> {
         Some(handshake::parse_state(&value).unwrap_or(XenbusState::Unknown))
     }
 
-    fn report(&mut self, reason: &str) {
+    /// Tells of the front end's mistake; the console hears of the first ones of each device only, since it can make as many
+    /// as it likes.
+    fn report(&mut self, reason: &str, told: &Cell<u32>) {
         self.put("error", reason);
-        pv_guest_kernel::println!("dom0: {}: {reason}", self.path);
+        let count = told.get().saturating_add(1);
+        told.set(count);
+        if count <= MOST_TOLD {
+            let last = if count == MOST_TOLD { "; from now on only in xenstore" } else { "" };
+            pv_guest_kernel::println!("dom0: {}: {reason}{last}", self.path);
+        }
     }
 }
 
@@ -137,6 +146,8 @@ struct Backend<D> {
     frontend: String,
     state: Cell<XenbusState>,
     device: D,
+    /// How often the console could have been told of a mistake.
+    told: Cell<u32>,
 }
 
 /// Back ends by their directories.
@@ -252,7 +263,8 @@ impl<K: Kind> Backends<K> {
         let mut node = Node { store: &mut store, path, frontend: &frontend };
         let device = self.kind.adopt(dom, &mut node)?;
         let state = Cell::new(XenbusState::Initialising);
-        let backend = Rc::new(Backend { dom, path: path.into(), frontend, state, device });
+        let backend =
+            Rc::new(Backend { dom, path: path.into(), frontend, state, device, told: Cell::new(0) });
         // The watch comes first, so that no change of the front end is missed.
         self.store.watch(self.conn, &format!("{}/state", backend.frontend), path).ok()?;
         self.backends.borrow_mut().insert(backend.path.clone(), backend.clone());
@@ -288,7 +300,7 @@ impl<D: Device> Backend<D> {
                 Step::Connect => match self.device.connect(&mut node, give_up) {
                     Ok(()) => XenbusState::Connected,
                     Err(reason) => {
-                        node.report(&reason);
+                        node.report(&reason, &self.told);
                         XenbusState::Closing
                     }
                 },
@@ -309,7 +321,7 @@ impl<D: Device> Backend<D> {
     fn end(&self, store: &mut StoreHandle, fault: &str) {
         let mut node = Node { store, path: &self.path, frontend: &self.frontend };
         self.device.disconnect();
-        node.report(fault);
+        node.report(fault, &self.told);
         self.enter(&mut node, XenbusState::Closed);
     }
 
