@@ -1,5 +1,5 @@
 //! One entry of `disk`: `phy:/dev/vdb,xvda,w`, `/dev/vdb,raw,xvda,rw`, or
-//! `format=raw, vdev=xvda, access=rw, target=/dev/vdb`.
+//! `format=raw, vdev=xvda, access=rw, target=/dev/vdb`; `persistent` may stand among the later parts.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -33,6 +33,8 @@ pub struct DiskConfig {
     pub vdev: Vdev,
     /// What it may do.
     pub access: DiskAccess,
+    /// Whether the front end may use its grants again and again.
+    pub persistent: bool,
     /// Where the entry stands.
     pub at: Position,
 }
@@ -46,6 +48,7 @@ struct Parts {
     prefixed: bool,
     vdev: Option<Vdev>,
     access: Option<DiskAccess>,
+    persistent: bool,
 }
 
 /// Parses an entry that stands alone, as on a command line.
@@ -81,6 +84,7 @@ pub(crate) fn parse(text: &str, at: Position) -> Result<DiskConfig, Flaw> {
         target: parts.target.filter(|target| !target.is_empty()).ok_or_else(|| missing("target"))?,
         vdev: parts.vdev.ok_or_else(|| missing("vdev"))?,
         access: parts.access.unwrap_or(DiskAccess::ReadWrite),
+        persistent: parts.persistent,
         at,
     })
 }
@@ -89,6 +93,10 @@ impl Parts {
     fn take(&mut self, part: &str, at: Position) -> Result<(), Flaw> {
         if let Some((key, value)) = part.split_once('=').filter(|(key, _)| is_key(key)) {
             return self.keyed(key, value.trim(), at);
+        }
+        if part == "persistent" && (self.target.is_some() || self.vdev.is_some()) {
+            self.persistent = true;
+            return Ok(());
         }
         if self.target.is_none() {
             return self.positional_target(part, at);
@@ -248,6 +256,15 @@ mod tests {
         }
         assert_eq!(disk("phy:/dev/vdb,xvdb,r").access, DiskAccess::ReadOnly);
         assert_eq!(disk("vdev=xvda,target=a,b").target, "a,b");
+        let persistent = DiskConfig { persistent: true, ..expected };
+        for text in [
+            "phy:/dev/vdb,xvda,w,persistent",
+            "/dev/vdb,raw,xvda,persistent,rw",
+            "vdev=xvda,persistent,target=/dev/vdb",
+        ] {
+            assert_eq!(disk(text), persistent, "{text}");
+        }
+        assert_eq!(disk("persistent,raw,xvda").target, "persistent");
     }
 
     #[test]

@@ -162,6 +162,7 @@ pub(super) fn vbd(
         ("dev", &disk.vdev.name),
         ("type", "phy"),
         ("mode", mode),
+        ("persistent", if disk.persistent { "1" } else { "0" }),
         ("device-type", "disk"),
         ("params", &disk.target),
         ("physical-device", &info.physical_device),

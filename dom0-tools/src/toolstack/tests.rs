@@ -126,6 +126,7 @@ fn xenstore_describes_the_domain() {
     assert_eq!(get("/local/domain/1/device/vbd/51712/state"), "1");
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/params"), "/dev/vdb");
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/mode"), "w");
+    assert_eq!(get("/local/domain/0/backend/vbd/1/51712/persistent"), "0");
     assert_eq!(get("/local/domain/0/backend/vbd/1/51712/physical-device"), "fe:10");
     let mac = crate::net::Mac::for_interface("g", 0).to_string();
     assert_eq!(get("/local/domain/1/device/vif/0/backend"), "/local/domain/0/backend/vif/1/0");
@@ -410,6 +411,18 @@ fn preserve_keeps_and_rename_restart_renames() {
     assert_eq!(request.config.name, "h");
     assert_eq!(domain_name(&mut world.env(), dom), "h-2");
     assert!(create(&mut world, &request.config.clone(), CreateOptions::default()).is_ok());
+}
+
+#[test]
+fn a_renamed_domain_takes_no_name_of_another() {
+    let mut world = World::new();
+    let (mut lifecycle, dom) = managed(&mut world, "name='h'\non_reboot='rename-restart'");
+    let taken = format!("h-{}", dom.raw());
+    let (_, other) = managed(&mut world, &format!("name='{taken}'"));
+    stop(&mut world, dom, ShutdownReason::Reboot);
+    lifecycle.poll(&mut world.env()).unwrap();
+    assert_eq!(domain_name(&mut world.env(), other), taken);
+    assert_eq!(domain_name(&mut world.env(), dom), format!("{taken}-{}", dom.raw()));
 }
 
 #[test]

@@ -363,8 +363,10 @@ fn root(context: &Context) -> Result<Outcome> {
         crate::tools::quietly("sha256sum", crate::tools::command("sha256sum").arg(tree.join("random")))?;
     let mut lab = lab("root", Flavour::Cloud, 2);
     lab.script = TO_DISK;
-    lab.disks = vec![image.clone()];
-    lab.configs = vec![("linux", "vcpus = 2\ndisk = [ 'phy:vdb,xvda,w' ]")];
+    let second = dir.join("second.img");
+    paths::write(&second, vec![0_u8; 4 << 20])?;
+    lab.disks = vec![image.clone(), second.clone()];
+    lab.configs = vec![("linux", "vcpus = 2\ndisk = [ 'phy:vdb,xvda,w', 'phy:vdc,xvdb,w,persistent' ]")];
     let outcome = lab.run(context, |system| {
         let mut typed = boot(system, "linux")?;
         let digest = typed.must("sha256sum /random", SHORT)?;
@@ -378,15 +380,39 @@ fn root(context: &Context) -> Result<Outcome> {
         typed.must(TREE, SHORT)?;
         let figures = throughput(&mut typed)?;
         discards(&mut typed, &image)?;
+        persistent_grants(&mut typed)?;
         no_complaints(&mut typed)?;
         typed.keys("mount -o remount,ro /; poweroff -f\n")?;
         gone(system, "linux")?;
         Ok(figures)
     })?;
     match outcome {
-        Outcome::Passed(_) => check_tree(&image).map(|()| outcome),
+        Outcome::Passed(_) => {
+            check_tree(&image)?;
+            let (written, kept) = (domu::read(&tree.join("random"))?, domu::read(&second)?);
+            claim(kept.starts_with(&written), "the second disk does not hold what was written to it")?;
+            Ok(outcome)
+        }
         other => Ok(other),
     }
+}
+
+/// The second disk's grants are used again and again, the first one's are not; data comes and goes in pieces of several
+/// sizes through either.
+fn persistent_grants(typed: &mut Typed) -> Result<()> {
+    for (disk, state) in [("xvda", "disabled"), ("xvdb", "enabled")] {
+        let line = typed.must(&format!("dmesg | grep 'blkfront: {disk}:'"), SHORT)?;
+        claim(line.contains(&format!("persistent grants: {state}")), format!("not {state}: {line}"))?;
+    }
+    typed.must("dd if=/random of=/dev/xvdb bs=28k conv=fsync 2>/dev/null", SHORT)?;
+    let sum = typed.must("sha256sum </random", SHORT)?;
+    for size in ["512", "4k", "100k"] {
+        let line =
+            format!("dd if=/dev/xvdb bs={size} iflag=direct 2>/dev/null | head -c 1600000 | sha256sum");
+        let seen = typed.must(&line, SHORT)?;
+        claim(seen == sum, format!("read in pieces of {size}: {seen}, written: {sum}"))?;
+    }
+    Ok(())
 }
 
 /// What the guest's file system needs no more, the host's file does not keep either.
@@ -413,6 +439,12 @@ fn throughput(typed: &mut Typed) -> Result<String> {
     for (what, words, count, unit) in [
         ("read 1 MiB", "if=/dev/xvda of=/dev/null bs=1M count=32 iflag=direct", 32.0, "MiB/s"),
         ("read 4 KiB", "if=/dev/xvda of=/dev/null bs=4k count=500 iflag=direct", 500.0, "/s"),
+        (
+            "read 4 KiB with persistent grants",
+            "if=/dev/xvdb of=/dev/null bs=4k count=500 iflag=direct",
+            500.0,
+            "/s",
+        ),
         ("write 1 MiB", "if=/dev/zero of=/big bs=1M count=16 oflag=direct", 16.0, "MiB/s"),
     ] {
         let line = format!(

@@ -29,6 +29,7 @@ struct VirtualDisk {
     dom: DomId,
     disk: Rc<Disk>,
     read_only: bool,
+    persistent: bool,
     /// What its requests may have in flight, those of earlier connections included.
     in_flight: Rc<Budget>,
     /// One for each ring; none unless connected.
@@ -64,8 +65,9 @@ impl Kind for Disks {
         let mode = node.own("mode")?;
         let disk = self.machine.disk(&target)?;
         let read_only = disk.is_read_only() || !mode.starts_with('w');
+        let persistent = node.own("persistent").is_some_and(|value| value == "1");
         let in_flight = Budget::new(MOST_IN_FLIGHT);
-        Some(VirtualDisk { dom, disk, read_only, in_flight, rings: RefCell::default() })
+        Some(VirtualDisk { dom, disk, read_only, persistent, in_flight, rings: RefCell::default() })
     }
 }
 
@@ -98,7 +100,8 @@ impl Device for VirtualDisk {
         } else {
             node.put("feature-discard", "0");
         }
-        node.put("feature-persistent", "0");
+        // Data is copied through the same grants whether they are new or old, so there is nothing to keep.
+        node.put("feature-persistent", if self.persistent { "1" } else { "0" });
         node.put("multi-queue-max-queues", &MAX_QUEUES.to_string());
         node.put("feature-max-indirect-segments", &MAX_INDIRECT_SEGMENTS.to_string());
     }
