@@ -154,17 +154,16 @@ impl GuestMem for Metal {
 }
 
 impl Tlb for Metal {
+    #[inline]
     fn flush(&self, cpus: CpuMask, scope: FlushScope) {
-        let own = CpuMask::of(self.pcpu());
-        if let (FlushScope::Page(_), true) = (scope, cpus.intersection(own) == cpus) {
-            if !cpus.is_empty() {
-                self.flush_local(scope);
-            }
+        if cpus == CpuMask::of(self.pcpu()) {
+            self.flush_local(scope);
         } else {
             ipi::flush_on(cpus.bits());
         }
     }
 
+    #[inline]
     fn flush_local(&self, scope: FlushScope) {
         match scope {
             FlushScope::All => tlb::flush_local(),

@@ -38,7 +38,7 @@ mod tests;
 
 pub use account::DomainMemory;
 pub use page_info::{FrameState, PageInfo, PageType};
-pub use refs::{PageRef, WritableRef};
+pub use refs::{LeafRef, PageRef, WritableRef};
 
 use crate::port::{Cpu, Frames, Tlb};
 use account::Account;
@@ -583,6 +583,30 @@ impl FrameTable {
         owner: DomId,
     ) -> Result<WritableRef<'_>, FrameError> {
         self.make_writable(m, self.get_page(mfn, owner)?)
+    }
+
+    /// What a mapping of a frame of `owner` owns.
+    ///
+    /// # Errors
+    /// As [`Self::get_page`] and, for a writable one, [`Self::make_writable`].
+    #[inline(always)]
+    pub fn get_leaf(
+        &self,
+        m: &(impl Tlb + Cpu),
+        mfn: Mfn,
+        owner: DomId,
+        writable: bool,
+    ) -> Result<LeafRef<'_>, FrameError> {
+        let page = self.get_page(mfn, owner)?;
+        if writable {
+            self.get_writable_type(m, page.page)?;
+        }
+        Ok(LeafRef::new(page, writable))
+    }
+
+    /// Brings stored references back, as [`Self::adopt`].
+    pub fn adopt_leaf(&self, mfn: Mfn, writable: bool) -> Option<LeafRef<'_>> {
+        Some(LeafRef::new(self.adopt(mfn)?, writable))
     }
 
     /// Whether a frame is `owner`'s and writable references on it are held: for audits.

@@ -78,6 +78,71 @@ impl<'t> WritableRef<'t> {
     }
 }
 
+/// What a mapping of a frame owns: a general reference and, where it may write, a writable one (I3).
+#[must_use]
+pub struct LeafRef<'t> {
+    page: ManuallyDrop<PageRef<'t>>,
+    writable: bool,
+}
+
+impl<'t> LeafRef<'t> {
+    /// Joins references that the caller holds.
+    #[inline(always)]
+    pub(super) fn new(page: PageRef<'t>, writable: bool) -> Self {
+        Self { page: ManuallyDrop::new(page), writable }
+    }
+
+    /// The frame.
+    #[must_use]
+    #[inline(always)]
+    pub fn mfn(&self) -> Mfn {
+        self.page.mfn
+    }
+
+    /// Whether there is a writable reference.
+    #[must_use]
+    #[inline(always)]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Takes the references out of the token: a PTE or a record owns them now, and [`FrameTable::adopt_leaf`] brings them
+    /// back.
+    #[inline(always)]
+    pub fn into_raw(self) -> Mfn {
+        ManuallyDrop::new(self).page.mfn
+    }
+
+    /// Gives the references up: what dropping does, for hot paths.
+    #[inline(always)]
+    pub fn put(self) {
+        ManuallyDrop::new(self).give_up();
+    }
+
+    #[inline(always)]
+    fn give_up(&self) {
+        let (table, page, mfn) = (self.page.table, self.page.page, self.page.mfn);
+        if self.writable && types::put_writable(page) != types::TypePut::Done {
+            // The type of a writable reference is never an audited one.
+            table.count_leak();
+            return;
+        }
+        table.put_raw(mfn, page);
+    }
+}
+
+impl Drop for LeafRef<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+impl fmt::Debug for LeafRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeafRef({}, writable: {})", self.page.mfn, self.writable)
+    }
+}
+
 impl Drop for WritableRef<'_> {
     #[inline(always)]
     fn drop(&mut self) {

@@ -182,18 +182,19 @@ fn put_last_writable(page: &PageInfo) -> TypePut {
     if page.swap_type_info(last, IDLE_WRITABLE).is_ok() { TypePut::Done } else { put_in_any_state(page) }
 }
 
-/// Locks an L1 in use; `false` where it is none. As [`lock`] otherwise.
+/// Locks an L1 in use as [`lock`] does, if that is free at this moment; `false`: [`lock_l1_in_any_state`] tells.
 #[inline(always)]
-pub(crate) fn lock_l1(page: &PageInfo) -> bool {
+pub(crate) fn try_lock_l1(page: &PageInfo) -> bool {
     let now = page.type_info();
     let is_free = !now.locked() && now.uses_as(L1).wrapping_sub(1) < TypeInfo::MAX_COUNT - 1;
-    (is_free && page.swap_type_info(now, now.plus_one().with_locked()).is_ok()) || lock_l1_in_any_state(page)
+    is_free && page.swap_type_info(now, now.plus_one().with_locked()).is_ok()
 }
 
 const L1: PageType = PageType::Table(Level::L1);
 
+/// Locks an L1 in use; `false` where it is none. As [`lock`] otherwise.
 #[inline(never)]
-fn lock_l1_in_any_state(page: &PageInfo) -> bool {
+pub(crate) fn lock_l1_in_any_state(page: &PageInfo) -> bool {
     match lock(page) {
         Some(Level::L1) => true,
         Some(_) => {

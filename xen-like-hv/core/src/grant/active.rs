@@ -14,49 +14,91 @@
 //!
 //! Invariants: I3 (what is in use is referenced), I4 (all of it under the granter's lock).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::SeqCst;
 
 use hv_sync::{SpinLock, rank};
-use pv_abi::grant::{GrantEntryV1, GrantFlags, GrantStatus, V1_ENTRIES_PER_FRAME};
+use pv_abi::grant::{GntmapFlags, GrantEntryV1, GrantFlags, GrantStatus, V1_ENTRIES_PER_FRAME};
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
-pub(super) use super::word::Access;
-use super::word::{clear_flags, mark_used};
+use super::word::{Access, clear_flags, mark_used};
 use crate::domain::Domain;
-use crate::frame::{FrameTable, PageRef, WritableRef};
+use crate::frame::{FrameTable, LeafRef};
 use crate::port::{Cpu, Frames, Tlb};
 
-/// What a claim is for.
+/// What an entry is used for, and how: the flags of a map that say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The CPU: a mapping, or a copy.
-    Host,
-    /// A device.
-    Device,
-}
+pub(super) struct Uses(GntmapFlags);
 
-/// What one use of an entry is for: the CPU, a device, or both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Purposes {
-    pub(super) host: bool,
-    pub(super) device: bool,
-}
+impl Uses {
+    /// By a CPU, to read.
+    pub(super) const READ: Self = Self(GntmapFlags::HOST_MAP.union(GntmapFlags::READONLY));
+    /// By a CPU, to read and write.
+    pub(super) const WRITE: Self = Self(GntmapFlags::HOST_MAP);
+    /// Who uses it.
+    const WHO: GntmapFlags = GntmapFlags::HOST_MAP.union(GntmapFlags::DEVICE_MAP);
+    /// What matters of a map's flags.
+    const ALL: GntmapFlags = Self::WHO.union(GntmapFlags::READONLY).union(GntmapFlags::CONTAINS_PTE);
 
-impl Purposes {
-    /// The CPU alone.
-    pub(super) const HOST: Self = Self { host: true, device: false };
-
-    /// Whether it is for nothing.
-    pub(super) const fn is_empty(self) -> bool {
-        !self.host && !self.device
+    /// What a map asks for; `None` where nobody is to use it.
+    #[inline(always)]
+    pub(super) fn of_map(flags: GntmapFlags) -> Option<Self> {
+        flags.intersects(Self::WHO).then_some(Self(flags & Self::ALL))
     }
 
-    /// One after the other.
-    pub(super) fn iter(self) -> impl Iterator<Item = Purpose> {
-        let host = self.host.then_some(Purpose::Host);
-        host.into_iter().chain(self.device.then_some(Purpose::Device))
+    /// By a CPU.
+    #[inline(always)]
+    pub(super) const fn by_host(self) -> bool {
+        self.0.contains(GntmapFlags::HOST_MAP)
+    }
+
+    /// By a device.
+    #[inline(always)]
+    pub(super) const fn by_device(self) -> bool {
+        self.0.contains(GntmapFlags::DEVICE_MAP)
+    }
+
+    /// By nobody.
+    #[inline(always)]
+    pub(super) const fn is_empty(self) -> bool {
+        !self.0.intersects(Self::WHO)
+    }
+
+    /// Whether the CPU's mapping was named by its entry's address.
+    #[inline(always)]
+    pub(super) const fn names_pte(self) -> bool {
+        self.0.contains(GntmapFlags::CONTAINS_PTE)
+    }
+
+    /// To write, too.
+    #[inline(always)]
+    pub(super) const fn writes(self) -> bool {
+        !self.0.contains(GntmapFlags::READONLY)
+    }
+
+    /// Read or write.
+    #[inline(always)]
+    pub(super) const fn access(self) -> Access {
+        if self.writes() { Access::Write } else { Access::Read }
+    }
+
+    /// Of these uses, in the same way, those by a CPU or by a device.
+    #[inline(always)]
+    pub(super) fn only(self, host: bool, device: bool) -> Self {
+        let mut some = self.0;
+        some.set(GntmapFlags::HOST_MAP, host && self.by_host());
+        some.set(GntmapFlags::DEVICE_MAP, device && self.by_device());
+        Self(some)
+    }
+
+    /// One pin for each of the uses.
+    #[inline(always)]
+    fn pins(self) -> u64 {
+        const PINS: [u64; 8] = Pins::of_each();
+        // Lossless: three bits.
+        PINS[(self.0.bits() & 7) as usize]
     }
 }
 
@@ -71,40 +113,42 @@ const PER_FRAME: usize = V1_ENTRIES_PER_FRAME as usize;
 pub(super) struct Pins(u64);
 
 impl Pins {
-    const WRITERS: u64 = PIN_MASK << Self::shift(Purpose::Host, Access::Write)
-        | PIN_MASK << Self::shift(Purpose::Device, Access::Write);
+    const HOST_READ: u32 = 0;
+    const HOST_WRITE: u32 = PIN_BITS;
+    const DEVICE_READ: u32 = 2 * PIN_BITS;
+    const DEVICE_WRITE: u32 = 3 * PIN_BITS;
+    const WRITERS: u64 = PIN_MASK << Self::HOST_WRITE | PIN_MASK << Self::DEVICE_WRITE;
 
-    const fn shift(purpose: Purpose, access: Access) -> u32 {
-        let purpose = match purpose {
-            Purpose::Host => 0,
-            Purpose::Device => 2,
-        };
-        let access = match access {
-            Access::Read => 0,
-            Access::Write => 1,
-        };
-        (purpose + access) * PIN_BITS
+    /// One of each use that three flags of a map name: by a device, by a CPU, only to read.
+    const fn of_each() -> [u64; 8] {
+        const { assert!(Uses::WHO.union(GntmapFlags::READONLY).bits() == 7) };
+        let mut pins = [0; 8];
+        let mut flags = 0;
+        while flags < 8 {
+            let uses = Uses(GntmapFlags::from_bits_retain(flags));
+            let (host, device) = if uses.writes() {
+                (Self::HOST_WRITE, Self::DEVICE_WRITE)
+            } else {
+                (Self::HOST_READ, Self::DEVICE_READ)
+            };
+            pins[flags as usize] = (uses.by_host() as u64) << host | (uses.by_device() as u64) << device;
+            flags += 1;
+        }
+        pins
     }
 
-    /// One of each of these uses.
+    /// With one more of these uses; `None` where there are as many as can be counted: then a count's highest bit falls.
     #[inline(always)]
-    const fn one_of_each(purposes: Purposes, access: Access) -> u64 {
-        let host = (purposes.host as u64) << Self::shift(Purpose::Host, access);
-        host | (purposes.device as u64) << Self::shift(Purpose::Device, access)
-    }
-
-    /// With one use more; `None` where there are as many as can be counted: then a count's highest bit falls.
-    #[inline(always)]
-    const fn plus(self, purposes: Purposes, access: Access) -> Option<Self> {
-        let one = Self::one_of_each(purposes, access);
+    fn plus(self, uses: Uses) -> Option<Self> {
+        let one = uses.pins();
         let sum = self.0.wrapping_add(one);
         if self.0 & !sum & one << (PIN_BITS - 1) == 0 { Some(Self(sum)) } else { None }
     }
 
-    /// With one use less; `None` where there is none: then a count's highest bit rises.
+    /// With one less of these uses; `None` where there is none: then a count's highest bit rises.
     #[inline(always)]
-    const fn minus(self, purposes: Purposes, access: Access) -> Option<Self> {
-        let one = Self::one_of_each(purposes, access);
+    fn minus(self, uses: Uses) -> Option<Self> {
+        let one = uses.pins();
         let rest = self.0.wrapping_sub(one);
         if !self.0 & rest & one << (PIN_BITS - 1) == 0 { Some(Self(rest)) } else { None }
     }
@@ -118,20 +162,20 @@ impl Pins {
         self.0 & Self::WRITERS != 0
     }
 
-    /// Adds a use, for the audit, which counts what was counted before.
-    pub(super) fn add(&mut self, purpose: Purpose, access: Access) {
-        self.0 += 1 << Self::shift(purpose, access);
+    /// Adds uses, for the audit, which counts what was counted before.
+    pub(super) fn add(&mut self, uses: Uses) {
+        self.0 += uses.pins();
     }
 }
 
 impl core::fmt::Debug for Pins {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let count = |purpose, access| self.0 >> Self::shift(purpose, access) & PIN_MASK;
+        let count = |shift| self.0 >> shift & PIN_MASK;
         f.debug_struct("Pins")
-            .field("host_read", &count(Purpose::Host, Access::Read))
-            .field("host_write", &count(Purpose::Host, Access::Write))
-            .field("device_read", &count(Purpose::Device, Access::Read))
-            .field("device_write", &count(Purpose::Device, Access::Write))
+            .field("host_read", &count(Self::HOST_READ))
+            .field("host_write", &count(Self::HOST_WRITE))
+            .field("device_read", &count(Self::DEVICE_READ))
+            .field("device_write", &count(Self::DEVICE_WRITE))
             .finish()
     }
 }
@@ -142,49 +186,69 @@ pub(super) struct Active {
     pub(super) pins: Pins,
     /// Whom it serves, while pinned.
     pub(super) domid: DomId,
+    /// Which frame, while pinned: its number is as long as the shared entry has it.
+    frame: u32,
+}
+
+impl Active {
     /// Which frame, while pinned.
-    pub(super) frame: Mfn,
+    #[inline(always)]
+    pub(super) fn frame(&self) -> Mfn {
+        Mfn::new(u64::from(self.frame))
+    }
+}
+
+/// The entries of one frame.
+struct Group {
+    /// The frame of shared entries: the hypervisor's, shared with the granter. None once it has been given up.
+    shared: Option<Mfn>,
+    active: Box<[Active; PER_FRAME]>,
 }
 
 /// A granter's table.
 #[derive(Default)]
 pub(super) struct GrantTable {
-    /// Frames of shared entries: the hypervisor's, shared with the granter.
-    frames: Vec<Mfn>,
-    /// One group of records for each frame.
-    active: Vec<Vec<Active>>,
+    groups: Vec<Group>,
+    /// Groups that have their frame: the first so many.
+    frames: usize,
     /// The granter is being destroyed: nothing new is claimed.
     dying: bool,
 }
 
 impl GrantTable {
+    /// An entry: the shared one, unless the frames have been given up, and the record.
     #[inline(always)]
-    fn split(gref: GrantRef) -> Option<(usize, usize)> {
+    fn entry<'m>(
+        &mut self,
+        m: &'m impl Frames,
+        gref: GrantRef,
+    ) -> Option<(Option<&'m AtomicU64>, &mut Active)> {
         let index = usize::try_from(gref.raw()).ok()?;
-        Some((index / PER_FRAME, index % PER_FRAME))
+        let Group { shared, active } = self.groups.get_mut(index / PER_FRAME)?;
+        let shared = shared.map(|mfn| &m.words(mfn)[index % PER_FRAME]);
+        Some((shared, &mut active[index % PER_FRAME]))
     }
 
-    #[inline(always)]
-    fn active_mut(&mut self, gref: GrantRef) -> Option<&mut Active> {
-        let (group, index) = Self::split(gref)?;
-        self.active.get_mut(group)?.get_mut(index)
+    /// All records with their references, and what their shared entries say; for the audit.
+    pub(super) fn records<'s>(
+        &'s self,
+        m: &'s impl Frames,
+    ) -> impl Iterator<Item = (GrantRef, &'s Active, Option<GrantEntryV1>)> {
+        let entries = self.groups.iter().flat_map(move |group| {
+            let said = move |at: usize| {
+                let words = group.shared.map(|mfn| m.words(mfn))?;
+                Some(GrantEntryV1::from_word(words[at].load(SeqCst)))
+            };
+            group.active.iter().enumerate().map(move |(at, active)| (active, said(at)))
+        });
+        (0_u32..).map(GrantRef::new).zip(entries).map(|(gref, (active, said))| (gref, active, said))
     }
 
-    /// The shared entry; none once the frames have been given up.
-    #[inline(always)]
-    fn shared<'m>(&self, m: &'m impl Frames, gref: GrantRef) -> Option<&'m AtomicU64> {
-        let (frame, index) = Self::split(gref)?;
-        m.words(*self.frames.get(frame)?).get(index)
-    }
-
-    /// All records with their references; for the audit.
-    pub(super) fn records(&self) -> impl Iterator<Item = (GrantRef, &Active)> {
-        (0_u32..).map(GrantRef::new).zip(self.active.iter().flatten())
-    }
-
-    /// What the shared entry says; for the audit.
-    pub(super) fn shared_entry(&self, m: &impl Frames, gref: GrantRef) -> Option<GrantEntryV1> {
-        Some(GrantEntryV1::from_word(self.shared(m, gref)?.load(SeqCst)))
+    /// The records of entries in use.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> impl Iterator<Item = (GrantRef, &Active)> {
+        let all = self.groups.iter().flat_map(|group| group.active.iter());
+        (0_u32..).map(GrantRef::new).zip(all).filter(|(_, active)| !active.pins.is_empty())
     }
 }
 
@@ -199,65 +263,14 @@ impl Default for Granter {
     }
 }
 
-/// A reference to a granted frame.
-#[derive(Debug)]
-pub(super) enum Held<'t> {
-    /// For reading.
-    Read(PageRef<'t>),
-    /// For writing: the frame is no page table meanwhile.
-    Write(WritableRef<'t>),
-}
-
-impl Held<'_> {
-    /// The frame.
-    pub(super) fn mfn(&self) -> Mfn {
-        match self {
-            Self::Read(page) => page.mfn(),
-            Self::Write(page) => page.mfn(),
-        }
-    }
-
-    /// Hands the reference to a record.
-    pub(super) fn into_raw(self) -> Mfn {
-        match self {
-            Self::Read(page) => page.into_raw(),
-            Self::Write(page) => page.into_raw(),
-        }
-    }
-}
-
-/// Takes a reference to a frame of `owner`.
+/// Clears the flags of a shared entry that are wrong now that it has these pins.
 #[inline(always)]
-pub(super) fn hold<'t>(
-    frames: &'t FrameTable,
-    m: &(impl Tlb + Cpu),
-    mfn: Mfn,
-    owner: DomId,
-    access: Access,
-) -> Result<Held<'t>, GrantStatus> {
-    let bad = |_| GrantStatus::BadPage;
-    match access {
-        Access::Read => frames.get_page(mfn, owner).map(Held::Read).map_err(bad),
-        Access::Write => frames.get_page_writable(m, mfn, owner).map(Held::Write).map_err(bad),
+fn clear_stale(shared: Option<&AtomicU64>, pins: Pins) {
+    if pins.is_empty() {
+        clear_flags(shared, GrantFlags::READING | GrantFlags::WRITING);
+    } else if !pins.has_writers() {
+        clear_flags(shared, GrantFlags::WRITING);
     }
-}
-
-/// Brings a recorded reference back.
-#[inline(always)]
-pub(super) fn adopt(frames: &FrameTable, mfn: Mfn, access: Access) -> Option<Held<'_>> {
-    match access {
-        Access::Read => frames.adopt(mfn).map(Held::Read),
-        Access::Write => frames.adopt_writable(mfn).map(Held::Write),
-    }
-}
-
-/// The flags that a change of the pins makes wrong.
-#[inline(always)]
-fn stale_flags(pins: Pins) -> GrantFlags {
-    let mut stale = GrantFlags::empty();
-    stale.set(GrantFlags::WRITING, !pins.has_writers());
-    stale.set(GrantFlags::READING, pins.is_empty());
-    stale
 }
 
 /// Claims an entry of `granter` for `grantee`: pins it and references its frame.
@@ -273,45 +286,62 @@ pub(super) fn claim<'t>(
     granter: &Domain,
     gref: GrantRef,
     grantee: DomId,
-    purposes: Purposes,
-    access: Access,
-) -> Result<Held<'t>, GrantStatus> {
+    uses: Uses,
+) -> Result<LeafRef<'t>, GrantStatus> {
     let mut table = granter.grants.granter.table.lock();
     if table.dying || granter.is_dying() {
         return Err(GrantStatus::BadDomain);
     }
-    let shared = table.shared(m, gref).ok_or(GrantStatus::BadGntref)?;
-    let active = table.active_mut(gref).ok_or(GrantStatus::BadGntref)?;
-    let pinned = !active.pins.is_empty();
-    if pinned && active.domid != grantee {
-        return Err(GrantStatus::GeneralError);
-    }
-    let pins = active.pins.plus(purposes, access).ok_or(GrantStatus::GeneralError)?;
-    let first_writer = access == Access::Write && !active.pins.has_writers();
-    let mut frame = active.frame;
-    if !pinned || first_writer {
-        let named = mark_used(shared, grantee, access)?;
-        // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500). What the entry says of
-        // writing is about the frame that it names: a reader's frame is not written because another one may be.
-        if pinned && named != frame && !seeded!(PinnedFollowsEntry) {
-            clear_flags(Some(shared), stale_flags(active.pins));
-            return Err(GrantStatus::GeneralError);
-        }
-        frame = named;
-    }
-    match hold(frames, m, frame, granter.id, access) {
+    let Some((Some(shared), active)) = table.entry(m, gref) else { return Err(GrantStatus::BadGntref) };
+    let pins = active.pins.plus(uses).ok_or(GrantStatus::GeneralError)?;
+    let frame = if active.pins.is_empty() {
+        mark_used(shared, grantee, uses.access())?
+    } else {
+        frame_in_use(shared, active, grantee, uses.access())?
+    };
+    match frames.get_leaf(m, Mfn::new(u64::from(frame)), granter.id, uses.writes()) {
         Ok(held) => {
             *active = Active { pins, domid: grantee, frame };
             Ok(held)
         }
-        Err(status) => {
-            clear_flags(Some(shared), stale_flags(active.pins));
-            Err(status)
+        Err(_) => {
+            clear_stale(Some(shared), active.pins);
+            Err(GrantStatus::BadPage)
         }
     }
 }
 
-/// Gives a claim back: unpins, gives up the reference if there is one, then tells the granter.
+/// The frame of an entry that is pinned already, for one claim more.
+#[inline(never)]
+fn frame_in_use(
+    shared: &AtomicU64,
+    active: &Active,
+    grantee: DomId,
+    access: Access,
+) -> Result<u32, GrantStatus> {
+    if active.domid != grantee {
+        return Err(GrantStatus::GeneralError);
+    }
+    if access == Access::Read || active.pins.has_writers() {
+        return Ok(active.frame);
+    }
+    let named = mark_used(shared, grantee, access)?;
+    // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500). What the entry says of
+    // writing is about the frame that it names: a reader's frame is not written because another one may be.
+    if named != active.frame && !seeded!(PinnedFollowsEntry) {
+        clear_stale(Some(shared), active.pins);
+        return Err(GrantStatus::GeneralError);
+    }
+    Ok(named)
+}
+
+/// The references that a record of such uses owns, out of the record, if it does: those of a device.
+#[inline(always)]
+pub(super) fn device_ref(frames: &FrameTable, frame: Mfn, uses: Uses) -> Option<LeafRef<'_>> {
+    if uses.by_device() { frames.adopt_leaf(frame, uses.writes()) } else { None }
+}
+
+/// Gives a claim back: unpins, gives up references if they are the claim's, then tells the granter.
 ///
 /// In this order: when the granter sees the flags cleared it may use the frame for anything, a page table even.
 #[inline(always)]
@@ -319,32 +349,32 @@ pub(super) fn release(
     m: &impl Frames,
     granter: &Domain,
     gref: GrantRef,
-    purposes: Purposes,
-    access: Access,
-    held: Option<Held<'_>>,
+    uses: Uses,
+    held: Option<LeafRef<'_>>,
 ) {
     let mut table = granter.grants.granter.table.lock();
-    let Some(active) = table.active_mut(gref) else { return };
-    let Some(rest) = active.pins.minus(purposes, access) else {
+    let Some((shared, active)) = table.entry(m, gref) else { return };
+    let Some(rest) = active.pins.minus(uses) else {
         panic!("grant {gref} of {} unpinned too often", granter.id)
     };
     if !seeded!(ReleaseKeepsPin) {
         active.pins = rest;
     }
-    let stale = stale_flags(active.pins);
-    drop(held);
-    clear_flags(table.shared(m, gref), stale);
+    if let Some(held) = held {
+        held.put();
+    }
+    clear_stale(shared, active.pins);
 }
 
 impl Granter {
     /// Frames that the table has.
     pub(super) fn nr_frames(&self) -> usize {
-        self.table.lock().frames.len()
+        self.table.lock().frames
     }
 
     /// A frame of the table.
     pub(super) fn frame(&self, index: usize) -> Option<Mfn> {
-        self.table.lock().frames.get(index).copied()
+        self.table.lock().groups.get(index)?.shared
     }
 
     /// Runs `f` on the table; for the audit.
@@ -355,19 +385,14 @@ impl Granter {
     /// Adds a frame with its records; `Err` gives the frame back where the table has `max` already or the domain dies.
     pub(super) fn add_frame(&self, mfn: Mfn, room: Room, max: usize) -> Result<(), Mfn> {
         let mut table = self.table.lock();
-        let Room { mut frames, mut groups, group } = room;
-        let fits = table.frames.len() < max
-            && frames.capacity() > table.frames.len()
-            && groups.capacity() > table.active.len();
-        if table.dying || !fits {
+        let Room { mut groups, active } = room;
+        if table.dying || table.frames >= max || groups.capacity() <= table.groups.len() {
             return Err(mfn);
         }
-        frames.append(&mut table.frames);
-        groups.append(&mut table.active);
-        frames.push(mfn);
-        groups.push(group);
-        let old =
-            (core::mem::replace(&mut table.frames, frames), core::mem::replace(&mut table.active, groups));
+        groups.append(&mut table.groups);
+        groups.push(Group { shared: Some(mfn), active });
+        table.frames += 1;
+        let old = core::mem::replace(&mut table.groups, groups);
         drop(table);
         drop(old);
         Ok(())
@@ -380,28 +405,29 @@ impl Granter {
 
     /// Takes the last frame away from the table; records stay for what others still use.
     pub(super) fn take_frame(&self) -> Option<Mfn> {
-        self.table.lock().frames.pop()
+        let mut table = self.table.lock();
+        let last = table.frames.checked_sub(1)?;
+        table.frames = last;
+        table.groups.get_mut(last)?.shared.take()
     }
 }
 
 /// Memory for one more frame of entries, allocated outside the lock.
 pub(super) struct Room {
-    frames: Vec<Mfn>,
-    groups: Vec<Vec<Active>>,
-    group: Vec<Active>,
+    groups: Vec<Group>,
+    active: Box<[Active; PER_FRAME]>,
 }
 
 impl Room {
     /// Room beside `had` frames; `None` where there is no memory.
     pub(super) fn beside(had: usize) -> Option<Self> {
-        let mut room = Self { frames: Vec::new(), groups: Vec::new(), group: Vec::new() };
+        let (mut groups, mut active) = (Vec::new(), Vec::new());
         if memory_is_short!() {
             return None;
         }
-        room.frames.try_reserve_exact(had + 1).ok()?;
-        room.groups.try_reserve_exact(had + 1).ok()?;
-        room.group.try_reserve_exact(PER_FRAME).ok()?;
-        room.group.resize(PER_FRAME, Active::default());
-        Some(room)
+        groups.try_reserve_exact(had + 1).ok()?;
+        active.try_reserve_exact(PER_FRAME).ok()?;
+        active.resize(PER_FRAME, Active::default());
+        Some(Self { groups, active: active.try_into().ok()? })
     }
 }

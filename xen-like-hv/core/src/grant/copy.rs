@@ -4,83 +4,73 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::grant::{GntcopyFlags, GnttabCopy, GnttabCopyPtr, GrantStatus};
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
-use super::active::{self, Access, Held, Purposes};
+use super::active::{self, Uses};
 use super::granter::LastGranter;
 use crate::cx::Cx;
 use crate::domain::Domain;
+use crate::frame::LeafRef;
 use crate::port::Machine;
-
-/// How an end names its page.
-#[derive(Clone, Copy)]
-enum Named {
-    Grant(GrantRef),
-    Frame(Mfn),
-}
 
 /// A claimed end of a copy; must go through [`End::release`].
 struct End<'t> {
-    domain: &'t Domain,
-    gref: Option<GrantRef>,
-    held: Held<'t>,
-    access: Access,
+    held: LeafRef<'t>,
+    /// The grant, if it is one.
+    grant: Option<(&'t Domain, GrantRef)>,
+    uses: Uses,
 }
 
 impl End<'_> {
+    #[inline(always)]
     fn release<M: Machine>(self, cx: &Cx<'_, M>) {
-        match self.gref {
-            Some(gref) => {
-                let held = Some(self.held);
-                active::release(cx.m, self.domain, gref, Purposes::HOST, self.access, held);
-            }
-            None => drop(self.held),
+        match self.grant {
+            Some((granter, gref)) => active::release(cx.m, granter, gref, self.uses, Some(self.held)),
+            None => self.held.put(),
         }
     }
 }
 
+/// Where in its page an end begins.
+#[inline(always)]
 fn in_page(ptr: &GnttabCopyPtr, len: u16) -> Result<usize, GrantStatus> {
     let (offset, len) = (usize::from(ptr.offset), usize::from(len));
     if offset + len > PAGE_SIZE { Err(GrantStatus::BadCopyArg) } else { Ok(offset) }
 }
 
-fn named(ptr: &GnttabCopyPtr, is_gref: bool) -> Result<Named, GrantStatus> {
-    if !is_gref {
-        return Ok(Named::Frame(Mfn::new(ptr.u)));
-    }
-    // The reference is the low half of the union; the other half is not part of it.
-    let gref = u32::try_from(ptr.u & 0xffff_ffff).map_err(|_| GrantStatus::BadGntref)?;
-    Ok(Named::Grant(GrantRef::new(gref)))
-}
-
-/// The domain whose frame an end is.
-fn domain_of<'s, M: Machine>(
-    cx: &Cx<'s, M>,
-    granters: &'s mut LastGranter,
-    ptr: &GnttabCopyPtr,
-    named: Named,
-) -> Result<&'s Domain, GrantStatus> {
-    let id = DomId::new(ptr.domid);
-    match named {
-        _ if id == DomId::SELF => Ok(cx.dom),
-        Named::Grant(_) => granters.named(cx, id).map(|dom| &**dom),
-        // Without a grant only one's own frames.
-        Named::Frame(_) => Err(GrantStatus::PermissionDenied),
-    }
-}
-
+/// The end in a page that is granted to the caller.
+#[inline(always)]
 fn claim<'t, M: Machine>(
     cx: &Cx<'t, M>,
-    domain: &'t Domain,
-    named: Named,
-    access: Access,
+    granter: &'t Domain,
+    ptr: &GnttabCopyPtr,
+    uses: Uses,
 ) -> Result<End<'t>, GrantStatus> {
-    let frames = &cx.hv.frames;
-    let (held, gref) = match named {
-        Named::Grant(gref) => {
-            (active::claim(frames, cx.m, domain, gref, cx.dom.id, Purposes::HOST, access)?, Some(gref))
-        }
-        Named::Frame(mfn) => (active::hold(frames, cx.m, mfn, domain.id, access)?, None),
-    };
-    Ok(End { domain, gref, held, access })
+    // The reference is the low half of the union; the other half is not part of it.
+    let gref = u32::try_from(ptr.u & 0xffff_ffff).map_err(|_| GrantStatus::BadGntref)?;
+    let gref = GrantRef::new(gref);
+    let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, uses)?;
+    Ok(End { held, grant: Some((granter, gref)), uses })
+}
+
+/// The end in a page of the caller's own, by its frame.
+#[inline(always)]
+fn hold<'t, M: Machine>(cx: &Cx<'t, M>, ptr: &GnttabCopyPtr, uses: Uses) -> Result<End<'t>, GrantStatus> {
+    if DomId::new(ptr.domid) != DomId::SELF {
+        // Without a grant only one's own frames.
+        return Err(GrantStatus::PermissionDenied);
+    }
+    let held = cx.hv.frames.get_leaf(cx.m, Mfn::new(ptr.u), cx.dom.id, uses.writes());
+    Ok(End { held: held.map_err(|_| GrantStatus::BadPage)?, grant: None, uses })
+}
+
+/// The domain whose grant an end names.
+#[inline(always)]
+fn granter_of<'s, M: Machine>(
+    cx: &Cx<'s, M>,
+    last: &'s mut LastGranter,
+    ptr: &GnttabCopyPtr,
+) -> Result<&'s Domain, GrantStatus> {
+    let id = DomId::new(ptr.domid);
+    if id == DomId::SELF { Ok(cx.dom) } else { last.named(cx, id).map(|dom| &**dom) }
 }
 
 /// The granters that the ends of the copies of a call have named.
@@ -91,6 +81,7 @@ pub(super) struct Ends {
 }
 
 /// One `GNTTABOP_copy`; fills in the status.
+#[inline(always)]
 pub(super) fn copy_one<M: Machine>(cx: &Cx<'_, M>, ends: &mut Ends, op: &mut GnttabCopy) {
     op.status = match try_copy(cx, ends, op) {
         Ok(()) => GrantStatus::Okay,
@@ -99,23 +90,64 @@ pub(super) fn copy_one<M: Machine>(cx: &Cx<'_, M>, ends: &mut Ends, op: &mut Gnt
     .raw();
 }
 
+#[inline(always)]
 fn try_copy<M: Machine>(cx: &Cx<'_, M>, ends: &mut Ends, op: &GnttabCopy) -> Result<(), GrantStatus> {
+    let offsets = (in_page(&op.source, op.len)?, in_page(&op.dest, op.len)?);
     let flags = GntcopyFlags::from_bits_retain(op.flags);
-    let from = in_page(&op.source, op.len)?;
-    let to = in_page(&op.dest, op.len)?;
-    let source = named(&op.source, flags.contains(GntcopyFlags::SOURCE_GREF))?;
-    let dest = named(&op.dest, flags.contains(GntcopyFlags::DEST_GREF))?;
-    let source_domain = domain_of(cx, &mut ends.source, &op.source, source)?;
-    let dest_domain = domain_of(cx, &mut ends.dest, &op.dest, dest)?;
-    let source = claim(cx, source_domain, source, Access::Read)?;
-    let dest = match claim(cx, dest_domain, dest, Access::Write) {
+    let from_grant = flags.contains(GntcopyFlags::SOURCE_GREF);
+    let to_grant = flags.contains(GntcopyFlags::DEST_GREF);
+    // From or to a frame of one's own is what back ends do.
+    if from_grant && !to_grant {
+        let granter = granter_of(cx, &mut ends.source, &op.source)?;
+        let source = claim(cx, granter, &op.source, Uses::READ)?;
+        let dest = hold(cx, &op.dest, Uses::WRITE);
+        return copy_between(cx, op.len, offsets, source, dest);
+    }
+    if to_grant && !from_grant {
+        let granter = granter_of(cx, &mut ends.dest, &op.dest)?;
+        let source = hold(cx, &op.source, Uses::READ)?;
+        let dest = claim(cx, granter, &op.dest, Uses::WRITE);
+        return copy_between(cx, op.len, offsets, source, dest);
+    }
+    copy_alike(cx, ends, op, offsets, from_grant)
+}
+
+/// Both ends are grants, or both are frames of the caller.
+#[inline(never)]
+fn copy_alike<M: Machine>(
+    cx: &Cx<'_, M>,
+    ends: &mut Ends,
+    op: &GnttabCopy,
+    offsets: (usize, usize),
+    grants: bool,
+) -> Result<(), GrantStatus> {
+    if !grants {
+        let source = hold(cx, &op.source, Uses::READ)?;
+        return copy_between(cx, op.len, offsets, source, hold(cx, &op.dest, Uses::WRITE));
+    }
+    let from = granter_of(cx, &mut ends.source, &op.source)?;
+    let to = granter_of(cx, &mut ends.dest, &op.dest)?;
+    let source = claim(cx, from, &op.source, Uses::READ)?;
+    copy_between(cx, op.len, offsets, source, claim(cx, to, &op.dest, Uses::WRITE))
+}
+
+/// Copies from one end to the other, and gives both back.
+#[inline(always)]
+fn copy_between<M: Machine>(
+    cx: &Cx<'_, M>,
+    len: u16,
+    (from, to): (usize, usize),
+    source: End<'_>,
+    dest: Result<End<'_>, GrantStatus>,
+) -> Result<(), GrantStatus> {
+    let dest = match dest {
         Ok(dest) => dest,
         Err(status) => {
             source.release(cx);
             return Err(status);
         }
     };
-    cx.m.copy(source.held.mfn(), from, dest.held.mfn(), to, usize::from(op.len));
+    cx.m.copy(source.held.mfn(), from, dest.held.mfn(), to, usize::from(len));
     dest.release(cx);
     source.release(cx);
     Ok(())

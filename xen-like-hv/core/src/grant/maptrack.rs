@@ -2,13 +2,13 @@
 //!
 //! | slot | by | then |
 //! |---|---|---|
-//! | free | a map begins | taken |
-//! | taken | the map succeeds; fails | mapped; free |
+//! | free | a map has been made | mapped |
 //! | mapped | an unmap begins | taken |
 //! | taken | the unmap ends, or leaves a part | free, or mapped |
 //!
-//! A slot that is taken belongs to the call that took it: a second call finds a bad handle (XSA-218). A mapped slot owns
-//! one reference to the frame, of the kind that its access needs, whatever it is used for.
+//! A slot that is taken belongs to the call that took it: a second call finds a bad handle (XSA-218). A mapped slot that
+//! a device may use owns a reference to the frame for it, of the kind that its access needs (XSA-224). What a CPU uses is
+//! the page-table entry, and that owns its own.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,9 +17,8 @@ use hv_sync::{SpinLock, rank};
 use pv_abi::grant::GrantStatus;
 use pv_abi::ids::{GrantHandle, GrantRef, Mfn};
 
-use super::active::{Access, Purposes};
+use super::active::Uses;
 use crate::domain::Domain;
-use crate::mm::grant_map::HostKind;
 
 /// Slots that are made at a time.
 const GROUP: usize = 64;
@@ -35,19 +34,8 @@ pub(super) struct Mapping {
     pub(super) gref: GrantRef,
     /// Which frame.
     pub(super) frame: Mfn,
-    /// How.
-    pub(super) access: Access,
-    /// How the CPU's mapping is named, if there is one.
-    pub(super) host: Option<HostKind>,
-    /// Whether a device may use it.
-    pub(super) device: bool,
-}
-
-impl Mapping {
-    /// What it pins the entry for.
-    pub(super) fn purposes(&self) -> Purposes {
-        Purposes { host: self.host.is_some(), device: self.device }
-    }
+    /// For whom, and how.
+    pub(super) uses: Uses,
 }
 
 /// What a slot holds: nothing where it is free or taken.
@@ -89,6 +77,13 @@ impl Slots {
         }
     }
 
+    #[inline(always)]
+    fn put(&mut self, handle: GrantHandle, mapping: Mapping) {
+        if let Some(slot) = self.slots.get_mut(index(handle)) {
+            *slot = Some(mapping);
+        }
+    }
+
     /// Makes the next group of slots in the room at hand; `false` where there is none.
     fn extend(&mut self) -> bool {
         let (first, next) = (self.slots.len(), self.slots.len() + GROUP);
@@ -104,20 +99,33 @@ impl Slots {
 }
 
 impl Maptrack {
-    /// Takes a free handle, of at most `max`.
+    /// Gives a mapping a handle, of at most so many.
     ///
     /// # Errors
     /// `no_device_space` where there is none.
     #[inline(always)]
-    pub(super) fn take_handle(&self, max: usize) -> Result<GrantHandle, GrantStatus> {
-        let free = self.slots.lock().free.pop();
-        match free {
-            Some(n) => Ok(GrantHandle::new(n)),
-            None => self.take_new_handle(max),
-        }
+    pub(super) fn insert(
+        &self,
+        mapping: impl FnOnce() -> Mapping,
+        max: impl FnOnce() -> usize,
+    ) -> Result<GrantHandle, GrantStatus> {
+        let mut slots = self.slots.lock();
+        let Some(n) = slots.free.pop() else {
+            drop(slots);
+            return self.insert_in_new(mapping(), max());
+        };
+        let handle = GrantHandle::new(n);
+        slots.put(handle, mapping());
+        Ok(handle)
     }
 
     #[cold]
+    fn insert_in_new(&self, mapping: Mapping, max: usize) -> Result<GrantHandle, GrantStatus> {
+        let handle = self.take_new_handle(max)?;
+        self.put(handle, mapping);
+        Ok(handle)
+    }
+
     fn take_new_handle(&self, max: usize) -> Result<GrantHandle, GrantStatus> {
         loop {
             let had = {
@@ -157,6 +165,13 @@ impl Maptrack {
         Ok(())
     }
 
+    /// Gives taken handles back.
+    #[inline(always)]
+    pub(super) fn free_all(&self, handles: impl Iterator<Item = GrantHandle>) {
+        let mut slots = self.slots.lock();
+        handles.for_each(|handle| slots.free(handle));
+    }
+
     /// Gives a taken handle back.
     #[inline(always)]
     pub(super) fn free(&self, handle: GrantHandle) {
@@ -166,9 +181,7 @@ impl Maptrack {
     /// Records what a taken handle stands for.
     #[inline(always)]
     pub(super) fn put(&self, handle: GrantHandle, mapping: Mapping) {
-        if let Some(slot) = self.slots.lock().slots.get_mut(index(handle)) {
-            *slot = Some(mapping);
-        }
+        self.slots.lock().put(handle, mapping);
     }
 
     /// Takes what a handle stands for out of it; the handle stays taken.
@@ -200,7 +213,7 @@ impl Maptrack {
                 || alloc::string::String::from(" none"),
                 |m| {
                     let (granter, gref, frame) = (m.granter.id, m.gref, m.frame);
-                    alloc::format!(" {granter} {gref} {frame} {:?} {:?} {}", m.access, m.host, m.device)
+                    alloc::format!(" {granter} {gref} {frame} {:?}", m.uses)
                 },
             );
         }

@@ -13,12 +13,15 @@
 //! | `granter` | who is named |
 //! | `audit` | the recount |
 //!
-//! References: a handle owns one to its frame (a writable one if it may write), a copy for its duration, and the page-table
-//! entry that a map makes its own ([`crate::mm::grant_map`]). A frame is therefore never given to anybody else while it
-//! is in use, even if the granter dies: it stays on the granter's account until it is let go.
+//! References (a general one, and a writable one for who may write): the page-table entry that a map makes owns those of
+//! the CPU's mapping, as every entry does ([`crate::mm::grant_map`]); a handle owns others if a device may use the frame
+//! (XSA-224); a copy has its own while it lasts. A frame is therefore never given to anybody else while it can be reached,
+//! even if the granter dies: it stays on the granter's account until it is let go. A mapper that overwrites the entry by
+//! other means gives the frame up; the grant stays pinned then, and that alone.
 //!
 //! Locks: the granter's table (rank `GRANT`), the mapper's handles (rank `MAPTRACK`); page-table work is done with
-//! neither held.
+//! neither held. The other way round, a list of maps or unmaps keeps the L1 that it works on locked for some entries, and
+//! takes those two meanwhile: nobody who has one of them waits for a table.
 
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicUsize;
@@ -38,6 +41,8 @@ mod op;
 mod tests;
 mod word;
 
+#[cfg(test)]
+pub(crate) use audit::mapped_frames;
 pub use audit::{audit, held_frames};
 pub use op::grant_table_op;
 
@@ -116,7 +121,7 @@ impl DomainGrants {
     #[cfg(test)]
     pub(crate) fn describe(&self) -> alloc::string::String {
         self.granter.with(|table| {
-            let used: alloc::vec::Vec<_> = table.records().filter(|(_, a)| !a.pins.is_empty()).collect();
+            let used: alloc::vec::Vec<_> = table.used().collect();
             alloc::format!("{used:?} {}", self.maptrack.describe())
         })
     }
@@ -189,8 +194,8 @@ pub fn release_mappings(
         }
         done += 1;
         let Some(mapping) = dom.grants.maptrack.take(handle) else { continue };
-        let held = active::adopt(&hv.frames, mapping.frame, mapping.access);
-        active::release(m, &mapping.granter, mapping.gref, mapping.purposes(), mapping.access, held);
+        let held = active::device_ref(&hv.frames, mapping.frame, mapping.uses);
+        active::release(m, &mapping.granter, mapping.gref, mapping.uses, held);
         dom.grants.maptrack.free(handle);
     }
     Ok(())

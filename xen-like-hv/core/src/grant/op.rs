@@ -21,13 +21,13 @@ use crate::domain::Domain;
 use crate::error::{Args, Exit, HypercallResult};
 use crate::hypercall::GuestPtr;
 use crate::hypercall::guest_ptr::{Checked, CheckedList, Record};
-use crate::mm::grant_map::L1Hint;
+use crate::mm::grant_map::{ForMany, ForOne, LockL1};
 use crate::port::Machine;
 
 /// Bits of the command that name the operation.
 const CMD_MASK: u32 = (1 << 20) - 1;
-/// Unmaps that share a flush.
-const UNMAP_BATCH: usize = 32;
+/// Unmaps that share a flush, maps and unmaps that lock an L1 once.
+const BATCH: usize = 32;
 /// The only version of tables.
 const VERSION_1: u32 = 1;
 
@@ -45,8 +45,11 @@ pub fn grant_table_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallR
         return Err(Errno::Inval.into());
     }
     match GnttabOp::from_raw(command).ok_or(Errno::NoSys)? {
+        GnttabOp::MapGrantRef if count == 1 => map_alone(cx, at),
         GnttabOp::MapGrantRef => map(cx, args, count),
+        GnttabOp::UnmapGrantRef if count == 1 => unmap_alone(cx, at),
         GnttabOp::UnmapGrantRef => unmap(cx, args, count),
+        GnttabOp::Copy if count == 1 => copy_alone(cx, at),
         GnttabOp::Copy => copy(cx, args, count),
         GnttabOp::SetupTable => setup_table(cx, at, count),
         GnttabOp::QuerySize => query_size(cx, at, count),
@@ -80,14 +83,14 @@ fn each<M: Machine, const WORDS: usize>(
     cx: &Cx<'_, M>,
     args: &Args,
     count: u64,
-    mut one: impl FnMut(Record<WORDS>) -> Result<(), Errno>,
+    mut one: impl FnMut(&CheckedList<WORDS>, Record<WORDS>) -> Result<(), Errno>,
 ) -> HypercallResult {
     let mut list = CheckedList::<WORDS>::new(args.get(1), count)?;
     while let Some(at) = list.first() {
         if list.left() != count && cx.m.preempt_pending() {
             return Err(rest(args, &list));
         }
-        one(at)?;
+        one(&list, at)?;
         list.advance();
     }
     Ok(0)
@@ -97,26 +100,6 @@ fn each<M: Machine, const WORDS: usize>(
 #[inline(always)]
 fn fetch<M: Machine, const WORDS: usize>(cx: &Cx<'_, M>, at: Record<WORDS>) -> Result<[u64; WORDS], Errno> {
     cx.m.read_words(at.part::<0, WORDS>()).map_err(|_| Errno::Fault)
-}
-
-#[inline(never)]
-fn map<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
-    let (mut granters, mut l1) = (LastGranter::default(), L1Hint::default());
-    each::<M, MAP>(cx, args, count, |at| {
-        let mut op: GnttabMapGrantRef = transmute!(fetch(cx, at)?);
-        map::map_one(cx, &mut granters, &mut l1, &mut op);
-        cx.m.write_words(at.part::<0, MAP>(), &transmute!(op)).map_err(|_| Errno::Fault)
-    })
-}
-
-#[inline(never)]
-fn copy<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
-    let mut ends = copy::Ends::default();
-    each::<M, COPY>(cx, args, count, |at| {
-        let mut op: GnttabCopy = transmute!(fetch(cx, at)?);
-        copy::copy_one(cx, &mut ends, &mut op);
-        tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
-    })
 }
 
 /// Writes the last word of an operation back, the one with the status.
@@ -129,42 +112,106 @@ fn tell_last<M: Machine, const WORDS: usize>(
     cx.m.write_words(at, &[words[WORDS - 1]]).map_err(|_| Errno::Fault)
 }
 
+#[inline(always)]
+fn map_record<M: Machine>(
+    cx: &Cx<'_, M>,
+    granters: &mut LastGranter,
+    l1: &mut impl LockL1,
+    at: Record<MAP>,
+) -> Result<(), Errno> {
+    let mut op: GnttabMapGrantRef = transmute!(fetch(cx, at)?);
+    map::map_one(cx, granters, l1, &mut op);
+    let words: [u64; MAP] = transmute!(op);
+    // The last two have all that is told.
+    let told = [words[MAP - 2], words[MAP - 1]];
+    cx.m.write_words(at.part::<{ MAP - 2 }, 2>(), &told).map_err(|_| Errno::Fault)
+}
+
+#[inline(never)]
+fn map_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
+    map_record(cx, &mut LastGranter::default(), &mut ForOne, Record::alone(at)?)?;
+    Ok(0)
+}
+
+#[inline(never)]
+fn map<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
+    let (mut granters, mut l1) = (LastGranter::default(), ForMany::default());
+    each::<M, MAP>(cx, args, count, |list, at| {
+        if list.left().is_multiple_of(BATCH as u64) {
+            l1.let_go();
+        }
+        map_record(cx, &mut granters, &mut l1, at)
+    })
+}
+
+#[inline(always)]
+fn copy_record<M: Machine>(cx: &Cx<'_, M>, ends: &mut copy::Ends, at: Record<COPY>) -> Result<(), Errno> {
+    let mut op: GnttabCopy = transmute!(fetch(cx, at)?);
+    copy::copy_one(cx, ends, &mut op);
+    tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
+}
+
+#[inline(never)]
+fn copy_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
+    copy_record(cx, &mut copy::Ends::default(), Record::alone(at)?)?;
+    Ok(0)
+}
+
+#[inline(never)]
+fn copy<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
+    let mut ends = copy::Ends::default();
+    each::<M, COPY>(cx, args, count, |_, at| copy_record(cx, &mut ends, at))
+}
+
+/// An unmap, without what waits for the flush; that is put into the slot, whatever becomes of the guest's record.
+#[inline(always)]
+fn unmap_record<M: Machine>(
+    cx: &Cx<'_, M>,
+    l1: &mut impl LockL1,
+    at: Record<UNMAP>,
+    taken: &mut Option<map::Unmapped>,
+) -> Result<(), Errno> {
+    let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
+    *taken = map::unmap_one(cx, l1, &mut op);
+    tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op))
+}
+
+#[inline(never)]
+fn unmap_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
+    let mut taken = None;
+    let told = unmap_record(cx, &mut ForOne, Record::alone(at)?, &mut taken);
+    if let Some(unmapped) = &taken {
+        map::finish(cx, unmapped);
+    }
+    told.map(|()| 0).map_err(Exit::Err)
+}
+
 #[inline(never)]
 fn unmap<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
     let mut list = CheckedList::<UNMAP>::new(args.get(1), count)?;
-    let mut l1 = L1Hint::default();
-    if count == 1 {
-        let mut taken = [None];
-        let told = unmap_some(cx, &mut list, &mut l1, &mut taken);
-        map::finish(cx, &mut taken);
-        return told.map(|()| 0).map_err(Exit::Err);
-    }
     while list.left() != 0 {
         if list.left() != count && cx.m.preempt_pending() {
             return Err(rest(args, &list));
         }
-        let mut batch = [const { None }; UNMAP_BATCH];
-        let told = unmap_some(cx, &mut list, &mut l1, &mut batch);
-        map::finish(cx, &mut batch);
+        let mut batch = [const { None }; BATCH];
+        let told = unmap_some(cx, &mut list, &mut batch);
+        map::finish_all(cx, &batch);
         told?;
     }
     Ok(0)
 }
 
-/// As many unmaps as there is room for. Whatever happens to the guest's list, what was taken away is to be finished, with
-/// one flush for all.
+/// As many unmaps as there is room for, without what waits for the flush.
 #[inline(always)]
 fn unmap_some<M: Machine>(
     cx: &Cx<'_, M>,
     list: &mut CheckedList<UNMAP>,
-    l1: &mut L1Hint,
-    taken: &mut [Option<map::Unmapped>],
+    batch: &mut [Option<map::Unmapped>],
 ) -> Result<(), Errno> {
-    for slot in taken {
+    let mut l1 = ForMany::default();
+    for taken in batch {
         let Some(at) = list.first() else { break };
-        let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
-        *slot = map::unmap_one(cx, l1, &mut op);
-        tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op))?;
+        unmap_record(cx, &mut l1, at, taken)?;
         list.advance();
     }
     Ok(())

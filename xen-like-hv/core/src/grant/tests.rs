@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering::SeqCst;
 use proptest::prelude::*;
 use pv_abi::errno::Errno;
 use pv_abi::grant::{
-    GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef, GnttabOp, GnttabQuerySize,
+    GntmapFlags, GnttabCopy, GnttabCopyPtr, GnttabGetVersion, GnttabMapGrantRef, GnttabOp, GnttabQuerySize,
     GnttabSetVersion, GnttabSetupTable, GnttabUnmapGrantRef, GrantEntryV1, GrantStatus,
 };
 use pv_abi::ids::{DomId, Mfn};
@@ -637,6 +637,7 @@ proptest! {
 /// Two CPUs map, unmap and copy the same entries while the granter rewrites them: the counts agree in the end.
 #[test]
 fn several_cpus_on_one_entry_keep_the_counts() {
+    use super::active::{Uses, claim, device_ref, release};
     let t = Test::new();
     let granter = t.guests[GRANTER].dom.clone();
     let mapper = t.guests[MAPPER].dom.clone();
@@ -647,33 +648,19 @@ fn several_cpus_on_one_entry_keep_the_counts() {
         for turn in 0..1000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let gref = pv_abi::ids::GrantRef::new(random >> 16 & 3);
-            let access = if random >> 20 & 1 == 0 {
-                super::active::Access::Read
-            } else {
-                super::active::Access::Write
-            };
-            let purpose = super::active::Purposes { host: false, device: true };
+            let only_to_read =
+                if random >> 20 & 1 == 0 { GntmapFlags::READONLY } else { GntmapFlags::empty() };
+            let uses = Uses::of_map(GntmapFlags::DEVICE_MAP | only_to_read).unwrap();
             if turn % 3 == 2 {
-                if let Some((gref, access, mfn)) = held.pop() {
-                    let back = super::active::adopt(&hv.frames, mfn, access);
-                    super::active::release(m, &granter, gref, purpose, access, back);
+                if let Some((gref, uses, mfn)) = held.pop() {
+                    release(m, &granter, gref, uses, device_ref(&hv.frames, mfn, uses));
                 }
-            } else if let Ok(h) =
-                super::active::claim(&hv.frames, m, &granter, gref, mapper.id, purpose, access)
-            {
-                held.push((gref, access, h.into_raw()));
+            } else if let Ok(h) = claim(&hv.frames, m, &granter, gref, mapper.id, uses) {
+                held.push((gref, uses, h.into_raw()));
             }
         }
-        for (gref, access, mfn) in held {
-            let back = super::active::adopt(&hv.frames, mfn, access);
-            super::active::release(
-                m,
-                &granter,
-                gref,
-                super::active::Purposes { host: false, device: true },
-                access,
-                back,
-            );
+        for (gref, uses, mfn) in held {
+            release(m, &granter, gref, uses, device_ref(&hv.frames, mfn, uses));
         }
     };
     std::thread::scope(|scope| {

@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering::SeqCst;
 
 use pv_abi::grant::{GrantEntryV1, GrantFlags, GrantStatus};
-use pv_abi::ids::{DomId, Mfn};
+use pv_abi::ids::DomId;
 
 use crate::atomic::AtomicU64;
 
@@ -20,31 +20,49 @@ pub(crate) enum Access {
 /// How often a shared entry that changes under the hypervisor is looked at again.
 const MAX_RETRIES: u32 = 5;
 
-/// Marks a shared entry as used, if it serves `grantee` in that way; returns its frame.
-#[inline]
-pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<Mfn, GrantStatus> {
-    for _ in 0..MAX_RETRIES {
+/// Marks a shared entry as used, if it serves `grantee` in that way; returns the number of its frame.
+///
+/// # Errors
+/// `general_error`: it does not, or does not stand still.
+#[inline(always)]
+pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<u32, GrantStatus> {
+    let word = shared.load(SeqCst);
+    let marked = marked(word, grantee, access)?;
+    if shared.compare_exchange(word, marked, SeqCst, SeqCst).is_err() {
+        return mark_changing(shared, grantee, access);
+    }
+    Ok(GrantEntryV1::from_word(word).frame)
+}
+
+/// [`mark_used`] of an entry that its granter changes at this moment.
+#[cold]
+fn mark_changing(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<u32, GrantStatus> {
+    for _ in 1..MAX_RETRIES {
         let word = shared.load(SeqCst);
-        let mut entry = GrantEntryV1::from_word(word);
-        let flags = GrantFlags::from_bits_retain(entry.flags);
-        let kind = flags & (GrantFlags::TYPE_MASK | GrantFlags::SUB_PAGE);
-        if kind != GrantFlags::PERMIT_ACCESS || entry.domid != grantee.raw() {
-            return Err(GrantStatus::GeneralError);
-        }
-        let used = match access {
-            Access::Read => GrantFlags::READING,
-            Access::Write if flags.contains(GrantFlags::READONLY) && !seeded!(IgnoresReadonly) => {
-                return Err(GrantStatus::GeneralError);
-            }
-            Access::Write => GrantFlags::READING | GrantFlags::WRITING,
-        };
-        entry.flags |= used.bits();
-        if shared.compare_exchange(word, entry.to_word(), SeqCst, SeqCst).is_ok() {
-            return Ok(Mfn::new(u64::from(entry.frame)));
+        if shared.compare_exchange(word, marked(word, grantee, access)?, SeqCst, SeqCst).is_ok() {
+            return Ok(GrantEntryV1::from_word(word).frame);
         }
     }
     // The guest rewrites it all the time: its own fault.
     Err(GrantStatus::GeneralError)
+}
+
+/// An entry with the marks of its use, if it serves `grantee` in that way.
+#[inline(always)]
+fn marked(word: u64, grantee: DomId, access: Access) -> Result<u64, GrantStatus> {
+    const KIND: GrantFlags = GrantFlags::TYPE_MASK.union(GrantFlags::SUB_PAGE);
+    let (looked_at, used) = match access {
+        Access::Read => (KIND, GrantFlags::READING),
+        Access::Write if seeded!(IgnoresReadonly) => (KIND, GrantFlags::READING | GrantFlags::WRITING),
+        Access::Write => (KIND | GrantFlags::READONLY, GrantFlags::READING | GrantFlags::WRITING),
+    };
+    let entry = GrantEntryV1::from_word(word);
+    // Of the flags that matter, the type's is the only one.
+    let serves = entry.flags & looked_at.bits() == GrantFlags::PERMIT_ACCESS.bits();
+    if !serves || entry.domid != grantee.raw() {
+        return Err(GrantStatus::GeneralError);
+    }
+    Ok(word | u64::from(used.bits()))
 }
 
 /// Clears flags of a shared entry, if the table still has it.

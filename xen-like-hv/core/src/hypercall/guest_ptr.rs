@@ -65,11 +65,22 @@ impl<const WORDS: usize> Checked<WORDS> {
     }
 }
 
-/// A record of `WORDS` words in a list that was checked as a whole, to its last byte: any part of it may be accessed.
+/// A record of `WORDS` words, alone or in a list that was checked as a whole, to its last byte: any part of it may be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<const WORDS: usize>(GuestVa);
 
 impl<const WORDS: usize> Record<WORDS> {
+    /// A record alone, at `va`; parts of it may be written once it has been read as a whole.
+    ///
+    /// # Errors
+    /// `EFAULT` where it is not the guest's to name.
+    #[inline(always)]
+    pub fn alone(va: u64) -> Result<Self, Errno> {
+        // One that begins below the hypervisor's area and reaches into it faults when it is read.
+        let va = GuestVa::new(va);
+        if begins_outside(va) { Ok(Self(va)) } else { Err(Errno::Fault) }
+    }
+
     /// Where it is.
     #[inline(always)]
     #[must_use]

@@ -1,19 +1,19 @@
 //! Entries of granted frames: made and removed by the grant calls, at an address or at an entry that the guest names.
 //!
-//! An entry that is made here owns references like any other (I3), beside those that the grant's records own. A guest
-//! may therefore overwrite it: the entry's references are given up then, and the unmap finds another entry and fails.
+//! An entry that is made here owns references like any other (I3): those that came with the claim of the grant. A guest
+//! may therefore overwrite it: the references are given up then, and the unmap finds another entry and fails.
 
-use core::sync::atomic::Ordering::Relaxed;
+use core::borrow::Borrow;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pv_abi::errno::Errno;
-use pv_abi::ids::{DomId, GuestVa, MachAddr, Mfn};
+use pv_abi::ids::{GuestVa, MachAddr, Mfn};
 use pv_abi::pte::{Level, Pte, PteFlags};
 
-use super::leaf::Rights;
-use super::update::{LockedL1, Store, clear_l1, update_l1_inline};
-use super::walk;
-use crate::access::Privilege;
+use super::update::LockedL1;
+use super::{leaf, pte_rules, walk};
 use crate::cx::Cx;
+use crate::frame::LeafRef;
 use crate::port::Machine;
 
 /// Where the caller wants, or has, a granted frame mapped.
@@ -25,36 +25,6 @@ pub enum HostAddress {
     Pte(MachAddr),
 }
 
-/// How a [`HostAddress`] names the place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HostKind {
-    /// By an address of the kernel.
-    Va,
-    /// By the entry's machine address.
-    Pte,
-}
-
-impl HostKind {
-    /// The place that a guest's number names in this way.
-    #[must_use]
-    #[inline]
-    pub const fn at(self, raw: u64) -> HostAddress {
-        match self {
-            Self::Va => HostAddress::Va(GuestVa::new(raw)),
-            Self::Pte => HostAddress::Pte(MachAddr::new(raw)),
-        }
-    }
-}
-
-/// How a granted frame is mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapAccess {
-    /// `GNTMAP_readonly`.
-    ReadOnly,
-    /// Writable.
-    ReadWrite,
-}
-
 /// Who may use the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapFor {
@@ -64,34 +34,45 @@ pub enum MapFor {
     Application,
 }
 
-/// Bits that every grant entry has.
-const GRANT_ENTRY: PteFlags =
-    PteFlags::PRESENT.union(PteFlags::ACCESSED).union(PteFlags::DIRTY).union(PteFlags::NX);
+/// Bits that every grant entry has: guests run at ring 3, so it is a user's.
+const GRANT_ENTRY: PteFlags = PteFlags::PRESENT
+    .union(PteFlags::USER)
+    .union(PteFlags::ACCESSED)
+    .union(PteFlags::DIRTY)
+    .union(PteFlags::NX);
 
-/// Maps a frame of `owner` for the calling domain. `avail` are the entry's software bits 9 to 11, as the caller gave
-/// them. Former contents of the entry are given up.
+/// Maps a granted frame for the calling domain; the entry owns `frame` from now on. `avail` are the entry's software bits
+/// 9 to 11, as the caller gave them. Former contents of the entry are given up.
 ///
 /// # Errors
-/// `EINVAL`: no L1 there, a PTE address that is not aligned (XSA-227), or the frame is not to be had that way.
-#[expect(clippy::too_many_arguments, reason = "what the ABI lets a mapper choose")]
+/// `EINVAL`: no L1 there, or a PTE address that is not aligned (XSA-227). Nothing is mapped, and `frame` is given up.
 #[inline(always)]
 pub fn install_host_mapping<M: Machine>(
     cx: &Cx<'_, M>,
-    l1: &mut L1Hint,
+    l1: &mut impl LockL1,
     at: HostAddress,
-    mfn: Mfn,
-    owner: DomId,
-    access: MapAccess,
+    frame: LeafRef<'_>,
     user: MapFor,
     avail: PteFlags,
 ) -> Result<(), Errno> {
+    let (table, index) = l1.lock(cx, at)?;
+    let word = table.borrow().entry(cx.m, index)?;
     let mut flags = GRANT_ENTRY | avail & PteFlags::AVAIL;
-    flags.set(PteFlags::RW, access == MapAccess::ReadWrite);
-    flags.set(PteFlags::USER, user == MapFor::Application);
-    let (table, index) = lock_entry(cx, l1, at)?;
-    let word = table.entry(cx.m, index)?;
-    let rights = Rights { frames_of: owner, devices: Privilege::Unprivileged };
-    update_l1_inline(&cx.hv.frames, cx.m, word, Pte::new(mfn, flags), rights, Store::Replace)
+    flags.set(PteFlags::RW, frame.is_writable());
+    flags.set(PteFlags::GUEST_KERNEL, user == MapFor::Kernel);
+    let new = Pte::new(frame.into_raw(), flags);
+    debug_assert!(pte_rules::adjust(new, Level::L1) == new && !pte_rules::has_unusual_flags(new));
+    let old = Pte::from_raw(word.swap(new.raw(), SeqCst));
+    if old.is_present() {
+        put_former(cx, old);
+    }
+    Ok(())
+}
+
+/// Gives up what an entry owned that a grant's has replaced.
+#[cold]
+fn put_former<M: Machine>(cx: &Cx<'_, M>, old: Pte) {
+    leaf::put(&cx.hv.frames, old, cx.m.flush_clock());
 }
 
 /// Takes a mapping of a granted frame away, if the entry is still that mapping: present, the frame, and writable
@@ -102,57 +83,127 @@ pub fn install_host_mapping<M: Machine>(
 #[inline(always)]
 pub fn remove_host_mapping<M: Machine>(
     cx: &Cx<'_, M>,
-    l1: &mut L1Hint,
+    l1: &mut impl LockL1,
     at: HostAddress,
     mfn: Mfn,
-    access: MapAccess,
+    writable: bool,
 ) -> Result<(), Errno> {
-    let (table, index) = lock_entry(cx, l1, at)?;
-    let word = table.entry(cx.m, index)?;
+    let page = cx.hv.frames.info(mfn).ok_or(Errno::Inval)?;
+    let (table, index) = l1.lock(cx, at)?;
+    let word = table.borrow().entry(cx.m, index)?;
     let now = Pte::from_raw(word.load(Relaxed));
-    let writable = now.flags().contains(PteFlags::RW);
-    if !now.is_present() || now.mfn() != mfn || writable != (access == MapAccess::ReadWrite) {
+    let looked_at = PteFlags::PRESENT | PteFlags::RW;
+    let mut wanted = PteFlags::PRESENT;
+    wanted.set(PteFlags::RW, writable);
+    if now.with_flags(now.flags() & looked_at) != Pte::new(mfn, wanted) {
         return Err(Errno::Inval);
     }
-    clear_l1(&cx.hv.frames, cx.m, word, now);
+    word.swap(0, SeqCst);
+    leaf::put_ram(&cx.hv.frames, mfn, page, writable, cx.m.flush_clock());
     Ok(())
 }
 
-/// The L1 of the address that was looked up last in one call: that of the next one is nearly always the same. It is a hint,
-/// as [`walk::find_l1_entry`]'s result is anyway: whoever uses it takes a reference and locks the table.
-#[derive(Debug, Default)]
-pub struct L1Hint(Option<(u64, Mfn)>);
+/// How long the L1 of an entry stays locked.
+pub trait LockL1 {
+    /// What unlocks it.
+    type Locked<'s>: Borrow<LockedL1>
+    where
+        Self: 's;
 
-impl L1Hint {
+    /// Locks the L1 of the calling domain in which the entry is that is named so; with the entry's index.
+    ///
+    /// # Errors
+    /// `EINVAL`: there is none.
+    fn lock<M: Machine>(
+        &mut self,
+        cx: &Cx<'_, M>,
+        at: HostAddress,
+    ) -> Result<(Self::Locked<'_>, usize), Errno>;
+
+    /// Unlocks what is still locked.
+    fn let_go(&mut self);
+}
+
+/// For one entry.
+#[derive(Debug)]
+pub struct ForOne;
+
+impl LockL1 for ForOne {
+    type Locked<'s> = LockedL1;
+
+    #[inline(always)]
+    fn lock<M: Machine>(&mut self, cx: &Cx<'_, M>, at: HostAddress) -> Result<(LockedL1, usize), Errno> {
+        let (mfn, index) = match at {
+            HostAddress::Va(va) => (l1_of(cx, va)?, Level::L1.index(va)),
+            HostAddress::Pte(maddr) => (maddr.mfn(), entry_index(maddr)?),
+        };
+        Ok((LockedL1::lock(&cx.hv.frames, mfn, cx.dom.id)?, index))
+    }
+
+    #[inline(always)]
+    fn let_go(&mut self) {}
+}
+
+/// For those of a list: the next one is nearly always in the same table.
+///
+/// One table at a time: two pcpus could want two of them in opposite order. Whoever holds this may take the locks of
+/// grants, and must let go of it before long.
+#[derive(Debug, Default)]
+pub struct ForMany {
+    /// The table, and the part of the address space that it was found for: none for an entry that was named itself.
+    held: Option<(LockedL1, Option<u64>)>,
+}
+
+impl ForMany {
     /// Bits of an address within what one L1 maps.
     const SHIFT: u32 = 21;
+}
 
-    /// The entry of an address of the caller's kernel.
+impl LockL1 for ForMany {
+    type Locked<'s> = &'s LockedL1;
+
     #[inline(always)]
-    fn find<M: Machine>(&mut self, cx: &Cx<'_, M>, va: GuestVa) -> Option<(Mfn, usize)> {
-        let part = va.raw() >> Self::SHIFT;
-        if let Some((_, table)) = self.0.filter(|(last, _)| *last == part) {
-            return Some((table, Level::L1.index(va)));
+    fn lock<M: Machine>(&mut self, cx: &Cx<'_, M>, at: HostAddress) -> Result<(&LockedL1, usize), Errno> {
+        let (index, part) = match at {
+            HostAddress::Va(va) => (Level::L1.index(va), Some(va.raw() >> Self::SHIFT)),
+            HostAddress::Pte(maddr) => (entry_index(maddr)?, None),
+        };
+        let same = matches!((&self.held, part), (Some((_, Some(held))), Some(part)) if *held == part);
+        if !same {
+            self.lock_other(cx, at, part)?;
         }
-        let root = cx.vcpu.mm.kernel_root()?;
-        let found = walk::find_l1_entry(&cx.hv.frames, cx.m, root, va)?;
-        self.0 = Some((part, found.0));
-        Some(found)
+        let (table, _) = self.held.as_ref().ok_or(Errno::Inval)?;
+        Ok((table, index))
+    }
+
+    #[inline(always)]
+    fn let_go(&mut self) {
+        self.held = None;
     }
 }
 
-/// Locks the L1 of the calling domain that holds the entry.
+impl ForMany {
+    /// Locks another table, or the same one.
+    #[inline(never)]
+    fn lock_other<M: Machine>(
+        &mut self,
+        cx: &Cx<'_, M>,
+        at: HostAddress,
+        part: Option<u64>,
+    ) -> Result<(), Errno> {
+        self.held = None;
+        self.held = Some((ForOne.lock(cx, at)?.0, part));
+        Ok(())
+    }
+}
+
+/// The L1 for an address of the caller's kernel. Which one that is may change at any time: what counts is that it is one of
+/// the caller's.
 #[inline(always)]
-fn lock_entry<M: Machine>(
-    cx: &Cx<'_, M>,
-    l1: &mut L1Hint,
-    at: HostAddress,
-) -> Result<(LockedL1, usize), Errno> {
-    let (mfn, index) = match at {
-        HostAddress::Va(va) => l1.find(cx, va).ok_or(Errno::Inval)?,
-        HostAddress::Pte(maddr) => (maddr.mfn(), entry_index(maddr)?),
-    };
-    Ok((LockedL1::lock(&cx.hv.frames, mfn, cx.dom.id)?, index))
+fn l1_of<M: Machine>(cx: &Cx<'_, M>, va: GuestVa) -> Result<Mfn, Errno> {
+    let root = cx.vcpu.mm.kernel_root().ok_or(Errno::Inval)?;
+    let found = walk::find_l1_entry(&cx.hv.frames, cx.m, root, va);
+    found.map(|(table, _)| table).ok_or(Errno::Inval)
 }
 
 /// The index of the entry at a machine address, which must be that of a whole entry.

@@ -98,11 +98,17 @@ pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
         return;
     }
     let Some(page) = referenced(frames, pte) else { return };
+    put_ram(frames, pte.mfn(), page, pte.flags().contains(PteFlags::RW), clock);
+}
+
+/// As [`put`], of an entry for a frame of RAM that is known.
+#[inline(always)]
+pub(super) fn put_ram(frames: &FrameTable, mfn: Mfn, page: &PageInfo, writable: bool, clock: u64) {
     page.note_unmapped(clock);
-    if pte.flags().contains(PteFlags::RW) {
-        put_writable(pte.mfn(), page);
+    if writable {
+        put_writable(mfn, page);
     }
-    frames.put_raw(pte.mfn(), page);
+    frames.put_raw(mfn, page);
 }
 
 /// Gives up the writable type reference of an entry that stays, read-only.

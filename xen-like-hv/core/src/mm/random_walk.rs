@@ -11,7 +11,7 @@ use pv_abi::ids::{DomId, GuestVa, Mfn};
 use pv_abi::mmu::{MmuUpdate, MmuextCmd};
 use zerocopy::IntoBytes;
 
-use super::grant_map::{HostAddress, L1Hint, MapAccess, MapFor, install_host_mapping, remove_host_mapping};
+use super::grant_map::{ForOne, HostAddress, MapFor, install_host_mapping, remove_host_mapping};
 use super::teardown::relinquish;
 use super::testing::{ARGS, SELF, World, op, pte};
 use crate::access::Privilege;
@@ -227,23 +227,13 @@ impl World {
         let mfn = self.named(who, target);
         let owner: DomId = self.guests[(who + target.0) % 2].dom.id;
         let at = HostAddress::Va(GuestVa::new(va));
-        let access = if write { MapAccess::ReadWrite } else { MapAccess::ReadOnly };
         let _ = self.with(who, |cx| {
             if remove {
-                remove_host_mapping(cx, &mut L1Hint::default(), at, mfn, access)
-            } else {
-                let avail = pv_abi::pte::PteFlags::empty();
-                install_host_mapping(
-                    cx,
-                    &mut L1Hint::default(),
-                    at,
-                    mfn,
-                    owner,
-                    access,
-                    MapFor::Kernel,
-                    avail,
-                )
+                return remove_host_mapping(cx, &mut ForOne, at, mfn, write);
             }
+            let frame = cx.hv.frames.get_leaf(cx.m, mfn, owner, write)?;
+            let avail = pv_abi::pte::PteFlags::empty();
+            install_host_mapping(cx, &mut ForOne, at, frame, MapFor::Kernel, avail)
         });
     }
 }

@@ -664,43 +664,32 @@ fn stores_elsewhere_are_the_guests_faults() {
 
 #[test]
 fn xsa_234_a_grant_entry_that_was_replaced_is_not_removed() {
-    use super::grant_map::{
-        HostAddress, L1Hint, MapAccess, MapFor, install_host_mapping, remove_host_mapping,
-    };
+    use super::grant_map::{ForOne, HostAddress, MapFor, install_host_mapping, remove_host_mapping};
     use pv_abi::ids::{GuestVa, MachAddr};
     use pv_abi::pte::PteFlags;
     let w = World::new(&[Privilege::Unprivileged, Privilege::Unprivileged], 32);
     w.boot();
     let (theirs, granter) = (w.guests[1].mfns[0], w.guests[1].dom.id);
     let at = HostAddress::Va(GuestVa::new(0x9000));
-    let install = |at, access| {
+    let install = |at, writable| {
         w.with(0, |cx| {
-            install_host_mapping(
-                cx,
-                &mut L1Hint::default(),
-                at,
-                theirs,
-                granter,
-                access,
-                MapFor::Kernel,
-                PteFlags::empty(),
-            )
+            let frame = cx.hv.frames.get_leaf(cx.m, theirs, granter, writable).unwrap();
+            install_host_mapping(cx, &mut ForOne, at, frame, MapFor::Kernel, PteFlags::empty())
         })
     };
-    let remove =
-        |at, mfn, access| w.with(0, |cx| remove_host_mapping(cx, &mut L1Hint::default(), at, mfn, access));
-    assert_eq!(install(at, MapAccess::ReadOnly), Ok(()));
+    let remove = |at, mfn, writable| w.with(0, |cx| remove_host_mapping(cx, &mut ForOne, at, mfn, writable));
+    assert_eq!(install(at, false), Ok(()));
     assert_eq!(w.set(w.mfn(3), 9, pte(theirs, RW)), Err(Errno::Inval), "no more rights than granted");
-    assert_eq!(remove(at, theirs, MapAccess::ReadWrite), Err(Errno::Inval));
-    assert_eq!(remove(at, w.mfn(8), MapAccess::ReadOnly), Err(Errno::Inval));
+    assert_eq!(remove(at, theirs, true), Err(Errno::Inval));
+    assert_eq!(remove(at, w.mfn(8), false), Err(Errno::Inval));
     w.set(w.mfn(3), 9, pte(w.mfn(9), RO)).unwrap();
-    assert_eq!(remove(at, theirs, MapAccess::ReadOnly), Err(Errno::Inval));
+    assert_eq!(remove(at, theirs, false), Err(Errno::Inval));
     w.assert_sound();
     let entry = |offset| HostAddress::Pte(MachAddr::new((w.mfn(3).raw() << 12) + offset));
-    assert_eq!(install(entry(84), MapAccess::ReadWrite), Err(Errno::Inval), "XSA-227: not a whole entry");
-    assert_eq!(install(entry(80), MapAccess::ReadWrite), Ok(()));
+    assert_eq!(install(entry(84), true), Err(Errno::Inval), "XSA-227: not a whole entry");
+    assert_eq!(install(entry(80), true), Ok(()));
     assert_eq!(w.use_of(theirs), (PageType::Writable, 1, false));
-    assert_eq!(remove(entry(80), theirs, MapAccess::ReadWrite), Ok(()));
+    assert_eq!(remove(entry(80), theirs, true), Ok(()));
     w.assert_sound();
 }
 

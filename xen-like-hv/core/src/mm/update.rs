@@ -94,11 +94,19 @@ impl LockedL1 {
     pub fn lock(frames: &FrameTable, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
         let page = frames.info(mfn).ok_or(Errno::Inval)?;
         // Nobody is to be kept waiting for a table that is not his.
-        if !page.count_info().is_owned_by(owner) || !types::lock_l1(page) {
+        let waits = || page.count_info().is_owned_by(owner) && types::lock_l1_in_any_state(page);
+        if !types::try_lock_l1(page) && !waits() {
             return Err(Errno::Inval);
         }
         let locked = Self { page, mfn };
         if page.count_info().is_owned_by(owner) { Ok(locked) } else { Err(Errno::Inval) }
+    }
+
+    /// Its frame.
+    #[must_use]
+    #[inline(always)]
+    pub fn mfn(&self) -> Mfn {
+        self.mfn
     }
 
     /// An entry of it.
@@ -199,13 +207,6 @@ pub fn update_l1_inline<M: Tlb + Cpu>(
     }
     leaf::put(frames, old, m.flush_clock());
     Ok(())
-}
-
-/// Empties an entry of a locked L1 that reads `old`, but for accessed and dirty bits.
-#[inline(always)]
-pub(super) fn clear_l1(frames: &FrameTable, m: &impl Tlb, word: &AtomicU64, old: Pte) {
-    word.swap(0, SeqCst);
-    leaf::put(frames, old, m.flush_clock());
 }
 
 /// Whether a mapping of RAM becomes read-only and stays otherwise harmlessly the same.

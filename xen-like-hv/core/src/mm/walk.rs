@@ -10,6 +10,7 @@ use pv_abi::pte::{Level, Pte, PteFlags};
 
 use super::pte_rules;
 use crate::frame::{FrameTable, PageType};
+use crate::hypercall::guest_ptr::access_ok;
 use crate::port::Frames;
 
 /// Where the entry of an address is.
@@ -46,15 +47,22 @@ pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va
 #[inline(always)]
 #[must_use]
 pub fn find_l1_entry(frames: &FrameTable, m: &impl Frames, root: Mfn, va: GuestVa) -> Option<(Mfn, usize)> {
-    let index = Level::L4.index(va);
-    if !va.is_canonical() || !pte_rules::is_guest_slot(Level::L4, index) {
+    // Canonical, and in none of the hypervisor's slots.
+    if !access_ok(va, 1) {
         return None;
     }
-    let pte = Pte::from_raw(m.words(root).get(index)?.load(Relaxed));
-    let l3 = pte.is_present().then(|| pte.mfn())?;
-    let l2 = follow(frames, m, l3, Level::L3, va)?;
+    // The root is in use, so what it names is in use as well at this moment, and RAM for good.
+    let l3 = below(m, root, Level::L4, va)?;
+    let l2 = below(m, l3, Level::L3, va)?;
     let l1 = follow(frames, m, l2, Level::L2, va)?;
     Some((l1, Level::L1.index(va)))
+}
+
+/// The frame that the entry of `va` in a table names.
+#[inline(always)]
+fn below(m: &impl Frames, table: Mfn, level: Level, va: GuestVa) -> Option<Mfn> {
+    let pte = Pte::from_raw(m.words(table).get(level.index(va))?.load(Relaxed));
+    pte.is_present().then(|| pte.mfn())
 }
 
 /// The frame that the entry of `va` in a table names, if the frame is a table of that level in use.
@@ -63,8 +71,7 @@ fn follow(frames: &FrameTable, m: &impl Frames, table: Mfn, level: Level, va: Gu
     if !frames.info(table)?.type_info().is_in_use_as(PageType::Table(level)) {
         return None;
     }
-    let pte = Pte::from_raw(m.words(table).get(level.index(va))?.load(Relaxed));
-    pte.is_present().then(|| pte.mfn())
+    below(m, table, level, va)
 }
 
 /// The table below the entry of `va` in a table, and what the path allows from there on.

@@ -26,7 +26,7 @@ use crate::domain::{Domain, teardown};
 use crate::error::{Args, Exit, HypercallResult};
 use crate::fake::{FakeMachine, FakeWorld};
 use crate::frame::{FrameState, PageInfo, PageType};
-use crate::grant::{grant_table_op, grow, held_frames};
+use crate::grant::{grant_table_op, grow, mapped_frames};
 use crate::hypercall::{mmu, mmuext};
 use crate::mm::testing::{RW, SELF, op};
 use crate::port::{Frames, GuestMem};
@@ -195,8 +195,7 @@ impl Grants {
     /// What the mapper's pcpu can reach against what its handles stand for and what was ever offered.
     fn reach(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
-        let mut held: Vec<(Mfn, bool)> = Vec::new();
-        held_frames(&self.guests[MAPPER].0, |mfn, ty| held.push((mfn, ty == Some(PageType::Writable))));
+        let held = mapped_frames(&self.guests[MAPPER].0);
         for &(mfn, write) in &held {
             let at = self.frames[GRANTER].iter().position(|f| *f == mfn);
             let was = at.map_or(0, |n| self.offered[n]);
