@@ -25,6 +25,7 @@ pub struct EventChannel {
 pub type Status = EvtchnStatus;
 
 /// Notifies the other end of `port`.
+#[inline]
 pub(super) fn send(port: EvtchnPort) -> Result {
     evtchn(EvtchnSend { port: port.raw() }).map(drop)
 }

@@ -32,8 +32,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 pub type Result<T = ()> = core::result::Result<T, Errno>;
 
 /// Tells success from error. An error number that the ABI does not have counts as EIO.
+#[inline(always)]
 pub(crate) fn check(returned: i64) -> Result<u64> {
-    u64::try_from(returned).map_err(|_| Errno::from_ret(returned).unwrap_or(Errno::Io))
+    u64::try_from(returned).map_err(|_| error_of(returned))
+}
+
+#[cold]
+#[inline(never)]
+fn error_of(returned: i64) -> Errno {
+    Errno::from_ret(returned).unwrap_or(Errno::Io)
 }
 
 /// A structure that a hypercall reads and writes: plain bytes.

@@ -37,6 +37,7 @@ macro_rules! tie {
         )+
 
         /// Carries out the operation that belongs to `argument`; gives the structure back with the results in it.
+        #[inline]
         pub fn $function<T: $trait_name>(mut argument: T) -> Result<T> {
             // SAFETY: the structure of this operation, without addresses.
             unsafe { $call(T::OP, &mut argument) }?;

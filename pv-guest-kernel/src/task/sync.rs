@@ -35,12 +35,17 @@ impl Notify {
     }
 
     /// Sets the flag. Safe in event handlers: does not allocate.
+    #[inline]
     pub fn notify(&self) {
         // In `wait` the two accesses come in the other order: at least one side sees what the other did.
         self.set.store(true, Ordering::SeqCst);
-        if !self.waiting.load(Ordering::SeqCst) {
-            return;
+        if self.waiting.load(Ordering::SeqCst) {
+            self.wake();
         }
+    }
+
+    #[inline(never)]
+    fn wake(&self) {
         self.waiting.store(false, Ordering::Relaxed);
         let waiter = self.waiter.lock().take();
         if let Some(waker) = waiter {
@@ -49,6 +54,7 @@ impl Notify {
     }
 
     /// Takes the flag if it is set.
+    #[inline]
     pub fn try_take(&self) -> bool {
         self.set.swap(false, Ordering::SeqCst)
     }

@@ -86,7 +86,7 @@ const CORES: u32 = 0xf0ff;
 
 /// The answer to a leaf and sub-leaf; `hw` gives the machine's. Order: EAX, EBX, ECX, EDX.
 #[inline(always)]
-pub fn answer(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
+pub fn answer(hw: &impl Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
     match leaf {
         HYPERVISOR_LEAF..=LAST_HYPERVISOR_LEAF => hypervisor(view, leaf, subleaf),
         0..=LAST_BASIC_LEAF => basic(hw, view, leaf, subleaf),
@@ -95,7 +95,8 @@ pub fn answer(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf
     }
 }
 
-fn basic(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
+#[inline]
+fn basic(hw: &impl Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
     let [top, b, c, d] = hw(0, 0);
     let max = top.min(LAST_BASIC_LEAF);
     if leaf == 0 {
@@ -122,7 +123,7 @@ fn basic(hw: &dyn Fn(u32, u32) -> [u32; 4], view: &View, leaf: u32, subleaf: u32
     }
 }
 
-fn extended(hw: &dyn Fn(u32, u32) -> [u32; 4], leaf: u32) -> [u32; 4] {
+fn extended(hw: &impl Fn(u32, u32) -> [u32; 4], leaf: u32) -> [u32; 4] {
     let max = hw(0x8000_0000, 0)[0].min(LAST_EXTENDED_LEAF);
     if leaf > max {
         return [0; 4];
@@ -139,7 +140,8 @@ fn extended(hw: &dyn Fn(u32, u32) -> [u32; 4], leaf: u32) -> [u32; 4] {
     }
 }
 
-/// The hypervisor's own leaves (`xen/arch-x86/cpuid.h`).
+/// The hypervisor's own leaves, which nobody asks for often (`xen/arch-x86/cpuid.h`).
+#[inline(never)]
 fn hypervisor(view: &View, leaf: u32, subleaf: u32) -> [u32; 4] {
     match (leaf - HYPERVISOR_LEAF, subleaf) {
         (0, _) => {

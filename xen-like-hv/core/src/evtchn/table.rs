@@ -397,27 +397,29 @@ impl<'a> Ends<'a> {
 
 /// Locks a port of `dom` together with the domain at its other end, and runs `f` on both tables.
 ///
-/// Which domain that is can only be seen under the lock, and both locks can only be taken in order: so it is looked up
-/// first and checked again afterwards. Each repetition means that somebody else has changed the port.
+/// Which domain that is can only be seen under the lock, and both locks can only be taken in order: so another domain is
+/// looked up first and checked again afterwards. Each repetition means that somebody else has changed the port.
 pub(super) fn with_both_ends<R>(
     dom: &Arc<Domain>,
     port: EvtchnPort,
     f: impl FnOnce(&mut Ends<'_>) -> R,
 ) -> Result<R, Errno> {
     loop {
-        let peer = peer_of(&dom.events.lock(), port)?.unwrap_or_else(|| dom.clone());
+        let table = dom.events.lock();
+        let peer = peer_of(&table, port)?.filter(|peer| !Arc::ptr_eq(peer, dom)).cloned();
+        let Some(peer) = peer else { return Ok(f(&mut Ends::Same(table))) };
+        drop(table);
         let mut ends = Ends::lock(dom, &peer);
-        let now = peer_of(ends.local(), port)?;
-        if Arc::ptr_eq(now.as_ref().unwrap_or(dom), &peer) {
+        if peer_of(ends.local(), port)?.is_some_and(|now| Arc::ptr_eq(now, &peer)) {
             return Ok(f(&mut ends));
         }
         drop(ends);
     }
 }
 
-fn peer_of(table: &Table, port: EvtchnPort) -> Result<Option<Arc<Domain>>, Errno> {
+fn peer_of(table: &Table, port: EvtchnPort) -> Result<Option<&Arc<Domain>>, Errno> {
     Ok(match &table.port(port)?.state {
-        PortState::Interdomain(peer) => Some(peer.domain.clone()),
+        PortState::Interdomain(peer) => Some(&peer.domain),
         _ => None,
     })
 }

@@ -129,7 +129,8 @@ macro_rules! entry {
         }
         entry::<M>
     }};
-    // Some commands of the call have a way of their own, without the stack frame of the others; the most usual one first.
+    // Some commands of the call have a way of their own ahead of the others, without their copy of the arguments; the most usual
+    // one first.
     ($handler:path, if $is_hot:path => $hot:path $(, $($more:tt)+)?) => {{
         extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
             let args = Args([a, b, c, d, e, 0]);
