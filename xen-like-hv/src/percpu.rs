@@ -37,6 +37,8 @@ pub(crate) struct PerCpu {
     pub(crate) deadline_ns: AtomicU64,
     /// The page-table entries of the pcpu's GDT and LDT windows: 32 entries of an L1 table.
     pub(crate) window_entries: AtomicPtr<AtomicU64>,
+    /// How many pages of the GDT's and the LDT's window may hold something, written by this pcpu.
+    pub(crate) windows_used: [AtomicUsize; 2],
     /// Interrupts taken, for the debug keys.
     pub(crate) interrupts: AtomicU64,
 }
@@ -53,6 +55,7 @@ impl PerCpu {
             pirq_pending: [const { AtomicU64::new(0) }; 4],
             deadline_ns: AtomicU64::new(0),
             window_entries: AtomicPtr::new(core::ptr::null_mut()),
+            windows_used: [const { AtomicUsize::new(usize::MAX) }; 2],
             interrupts: AtomicU64::new(0),
         }
     }

@@ -63,6 +63,12 @@ pub fn is_masked() -> bool {
     shared::vcpu_info().evtchn_upcall_mask.load(Ordering::Relaxed) != 0
 }
 
+/// Whether an event waits for delivery on this vcpu to be opened.
+#[must_use]
+pub fn is_any_pending() -> bool {
+    shared::vcpu_info().evtchn_upcall_pending.load(Ordering::Relaxed) != 0
+}
+
 /// Opens event delivery on this vcpu; what is pending is delivered before this returns.
 #[inline]
 pub fn unmask() {

@@ -211,11 +211,57 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// When the executor calls the [lookout](set_lookout).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Now and then between tasks: for a glance.
+    Between,
+    /// No task is ready, and unless this makes one ready the vcpu blocks: there is time for a short wait. Events are
+    /// masked; [`event::is_any_pending`](crate::event::is_any_pending) tells when it should end.
+    Idle,
+}
+
+type Lookout = Rc<dyn Fn(Look)>;
+
+static LOOKOUT: BootLocal<RefCell<Option<Lookout>>> = BootLocal::new(RefCell::new(None));
+/// Tasks that were polled, for [`Look::Between`].
+static TURNS: BootLocal<Cell<usize>> = BootLocal::new(Cell::new(0));
+/// Tasks between two glances.
+const TURNS_BETWEEN: usize = 32;
+
+/// Has `look` called between tasks and before the vcpu blocks: for drivers whose devices do not interrupt for a while, since
+/// their answer is about to come. It replaces the one before.
+///
+/// # Panics
+/// On a vcpu other than 0.
+pub fn set_lookout(look: impl Fn(Look) + 'static) {
+    *LOOKOUT.get().borrow_mut() = Some(Rc::new(look));
+}
+
+fn look(when: Look) {
+    let lookout = LOOKOUT.get().borrow().clone();
+    if let Some(lookout) = lookout {
+        lookout(when);
+    }
+}
+
+fn pop_ready() -> Option<usize> {
+    READY.lock().pop_front()
+}
+
 /// The next index that is ready, blocking until there is one.
 fn next_ready() -> usize {
+    let turns = TURNS.get();
+    turns.set(turns.get().wrapping_add(1));
+    if turns.get().is_multiple_of(TURNS_BETWEEN) {
+        look(Look::Between);
+    }
     loop {
         let masked = crate::sync::Masked::new();
-        let next = READY.lock().pop_front();
+        let next = pop_ready().or_else(|| {
+            look(Look::Idle);
+            pop_ready()
+        });
         if let Some(index) = next {
             return index;
         }

@@ -11,7 +11,7 @@ mod executor;
 mod sync;
 
 pub use combine::{Either, join, join_all, poll_once, race, select, yield_now};
-pub use executor::{JoinHandle, block_on, spawn};
+pub use executor::{JoinHandle, Look, block_on, set_lookout, spawn};
 pub use sync::{Channel, Mutex, MutexGuard, Notify, OneShot, OneShotReceiver, oneshot};
 
 #[cfg(test)]

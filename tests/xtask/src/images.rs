@@ -54,10 +54,17 @@ const BIN: (&str, &str) = ("--bin", "");
 const EXAMPLE: (&str, &str) = ("--example", "examples");
 
 impl Profile {
-    /// The hypervisor is optimised as a whole; its guests are many and less in need of it.
+    /// The hypervisor is optimised as a whole, and so is dom0; the guests are many and less in need of it.
     fn hypervisor(self) -> (&'static [&'static str], &'static str) {
         match self {
             Self::Release => (&["--release"], "release"),
+            Self::Dev => (&[], "debug"),
+        }
+    }
+
+    fn dom0(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Release => (&["--profile", "dom0"], "dom0"),
             Self::Dev => (&[], "debug"),
         }
     }
@@ -107,11 +114,16 @@ pub(crate) fn build_for_stretches() -> Result<()> {
     let mut part = hypervisor_part(Profile::Release);
     part.profile.0 = &["--release", "--features", "xen-like-hv/stretch"];
     part.binaries.iter_mut().for_each(|binary| binary.image = stretch_hypervisor());
-    build(&[part, guests_part(Profile::Release)])
+    build(&[part, dom0_part(Profile::Release), guests_part(Profile::Release)])
+}
+
+fn dom0_part(profile: Profile) -> Part {
+    let binary = Binary { package: "dom0-tools", kind: BIN, name: "dom0".into(), image: dom0() };
+    Part { title: "dom0", profile: profile.dom0(), binaries: vec![binary] }
 }
 
 fn guests_part(profile: Profile) -> Part {
-    let mut binaries = vec![Binary { package: "dom0-tools", kind: BIN, name: "dom0".into(), image: dom0() }];
+    let mut binaries = Vec::new();
     for (package, kind, names) in
         [("pv-guest-kernel", EXAMPLE, examples()), ("test-guests", BIN, test_guests())]
     {
@@ -120,19 +132,19 @@ fn guests_part(profile: Profile) -> Part {
             Binary { package, kind, name, image }
         }));
     }
-    Part { title: "dom0 and guests", profile: profile.guests(), binaries }
+    Part { title: "guests", profile: profile.guests(), binaries }
 }
 
 /// Builds everything that QEMU starts.
 pub(crate) fn build_all(profile: Profile) -> Result<()> {
-    build(&[hypervisor_part(profile), guests_part(profile)])
+    build(&[hypervisor_part(profile), dom0_part(profile), guests_part(profile)])
 }
 
 /// Builds what a machine needs that runs our hypervisor, or another one.
 pub(crate) fn build_for(other: Option<&Path>) -> Result<()> {
     match other {
         None => build_all(Profile::Release),
-        Some(_) => build(&[guests_part(Profile::Release)]),
+        Some(_) => build(&[dom0_part(Profile::Release), guests_part(Profile::Release)]),
     }
 }
 

@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use pv_guest_kernel::privileged::ports;
+use pv_guest_kernel::task;
 
 use crate::irq::{Interrupt, Lines};
 use crate::pci::{self, Function};
@@ -43,7 +44,14 @@ impl Machine {
                 tty.print(&format!("dom0: PCI {}: {error}\n", function.place));
             }
         }
+        machine.watch_disks();
         machine
+    }
+
+    /// Has the disks looked after that answer without an interrupt.
+    fn watch_disks(&self) {
+        let disks = self.disks.clone();
+        task::set_lookout(move |look| disks.iter().for_each(|disk| disk.look(look)));
     }
 
     fn start(&mut self, lines: &mut Lines, function: &Function, tty: &Tty) -> Result<(), InitError> {

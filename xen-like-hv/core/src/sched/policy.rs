@@ -23,6 +23,8 @@ pub trait Policy: Send + Sync + fmt::Debug {
     fn preempts(&self, waiting: u64, running: u64) -> bool;
     /// How long a vcpu that has got the pcpu keeps it at least, whoever wakes.
     fn least_run_ns(&self) -> u64;
+    /// How much longer it may keep it where it has always waited for events within that time of late.
+    fn patience_ns(&self) -> u64;
     /// Whether a waiting vcpu is next when the running one's time is over. A vcpu that wakes and would be next ends the
     /// slice of the running one as soon as that has run for its least time.
     fn succeeds(&self, waiting: u64, running: u64) -> bool;
@@ -64,6 +66,8 @@ impl Fair {
     /// What a vcpu that has got the pcpu has time for. A kernel that signals an event while it holds a lock gives the lock
     /// back within it: taking the pcpu at the event would let the one that is woken spin for the lock.
     pub const LEAST_RUN_NS: u64 = 1_000_000;
+    /// What that costs a waiting vcpu where it turns out otherwise, once.
+    pub const PATIENCE_NS: u64 = 4_000_000;
     /// How far ahead of the running vcpu a waiting one may be and still be next. It makes wake-ups quick between vcpus
     /// that use the same; nobody gains by it, since keys are charged for every nanosecond.
     pub const TURN_NS: u64 = 2_000_000;
@@ -92,6 +96,10 @@ impl Policy for Fair {
 
     fn least_run_ns(&self) -> u64 {
         Self::LEAST_RUN_NS.min(self.slice_ns)
+    }
+
+    fn patience_ns(&self) -> u64 {
+        Self::PATIENCE_NS.min(self.slice_ns)
     }
 
     fn succeeds(&self, waiting: u64, running: u64) -> bool {

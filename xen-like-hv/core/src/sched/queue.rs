@@ -82,6 +82,8 @@ pub(super) struct Queue {
     pub(super) resched: AtomicBool,
     /// When the present slice ends.
     pub(super) slice_end: AtomicU64,
+    /// When the timer is to end it at the latest: the same, or later where it will most likely end by itself.
+    pub(super) slice_alarm: AtomicU64,
     /// The deadline that the pcpu's timer was armed with.
     pub(super) armed: AtomicU64,
     /// Time spent idle, up to the last change.
@@ -97,6 +99,7 @@ impl Default for Queue {
             waiting: AtomicU64::new(0),
             resched: AtomicBool::new(false),
             slice_end: AtomicU64::new(NEVER),
+            slice_alarm: AtomicU64::new(NEVER),
             armed: AtomicU64::new(NEVER),
             idle_ns: AtomicU64::new(0),
             timers: SpinLock::new(rank::TIMER, TimerQueue::default()),

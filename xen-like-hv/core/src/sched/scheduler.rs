@@ -139,8 +139,10 @@ impl Scheduler {
         self.enqueue(at, &mut rq, v, now);
         let turn = self.turn(&rq, v, now);
         // A pcpu that is idle has no slice that could end.
-        if let Some(when) = turn.filter(|_| rq.current.is_some()) {
-            self.queue(at).slice_end.fetch_min(when, Relaxed);
+        if let (Some(when), Some(current)) = (turn, &rq.current) {
+            let q = self.queue(at);
+            q.slice_end.fetch_min(when, Relaxed);
+            q.slice_alarm.fetch_min(when.saturating_add(self.patience(current, when, now)), Relaxed);
         }
         drop(rq);
         match turn {
@@ -322,9 +324,15 @@ impl Scheduler {
         let ran = now.saturating_sub(rq.since_ns);
         let key = self.policy.charge(prev.key(), prev.sched.weight(), ran);
         prev.sched.key.store(key, Relaxed);
+        let short = now.saturating_sub(rq.chosen_ns) <= self.policy.least_run_ns();
         if !prev.sched.is_runnable() {
+            prev.sched.note_run(short);
             prev.sched.runstate.change(stopped_state(&prev), now);
         } else {
+            // It would have gone on. A short run may yet end with a wait.
+            if !short {
+                prev.sched.note_run(false);
+            }
             prev.sched.runstate.change(Runstate::Runnable, now);
             if self.may_run(&prev, pcpu) {
                 rq.heap.push(prev.clone());
@@ -380,8 +388,9 @@ impl Scheduler {
                     rq.chosen_ns = now;
                 }
                 if !same || now >= q.slice_end.load(Relaxed) {
-                    let slice = self.policy.slice_ns(rq.heap.len());
-                    q.slice_end.store(now.saturating_add(slice), Relaxed);
+                    let end = now.saturating_add(self.policy.slice_ns(rq.heap.len()));
+                    q.slice_end.store(end, Relaxed);
+                    q.slice_alarm.store(end, Relaxed);
                 }
                 if let Some(since) = rq.idle_since_ns.take() {
                     q.idle_ns.fetch_add(now.saturating_sub(since), Relaxed);
@@ -390,6 +399,7 @@ impl Scheduler {
             }
             None => {
                 q.slice_end.store(NEVER, Relaxed);
+                q.slice_alarm.store(NEVER, Relaxed);
                 rq.idle_since_ns.get_or_insert(now);
                 self.idle.fetch_or(CpuMask::of(pcpu).bits(), SeqCst);
             }
@@ -495,6 +505,14 @@ impl Scheduler {
         let running = self.policy.charge(current.key(), current.sched.weight(), ran);
         let least = rq.chosen_ns.saturating_add(self.policy.least_run_ns());
         self.policy.succeeds(v.key(), running).then_some(least.max(now))
+    }
+
+    /// How much later than the end of the slice of `current` the timer may go off. Who has waited for events soon after it
+    /// got the pcpu each of the last times will most likely do so again, and a timer set for each of its slices would go
+    /// off in vain.
+    fn patience(&self, current: &Vcpu, slice_end: u64, now: u64) -> u64 {
+        let trusted = slice_end > now && current.sched.short_runs.load(Relaxed) >= state::SHORT_RUNS;
+        if trusted { self.policy.patience_ns() } else { 0 }
     }
 
     /// Makes a pcpu enter the scheduler.

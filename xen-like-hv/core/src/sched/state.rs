@@ -39,6 +39,9 @@ pub(crate) const POLL_NONE: i64 = 0;
 /// Polls several ports.
 pub(crate) const POLL_MANY: i64 = -1;
 
+/// So many short runs in a row make a vcpu one whose runs are short.
+pub(super) const SHORT_RUNS: u32 = 4;
+
 /// A vcpu as the scheduler sees it.
 #[derive(Debug)]
 pub struct VcpuSched {
@@ -52,6 +55,8 @@ pub struct VcpuSched {
     hard: AtomicU64,
     soft: AtomicU64,
     pub(super) yielding: AtomicBool,
+    /// How often in a row it has given the pcpu up by itself within its least time.
+    pub(super) short_runs: AtomicU32,
     /// [`POLL_NONE`], [`POLL_MANY`], or the one port plus one. Written by the vcpu itself and by whoever wakes it.
     poll: AtomicI64,
     /// Affinity that `SCHEDOP_pin_override` replaced; 0 is none.
@@ -81,6 +86,7 @@ impl Default for VcpuSched {
             hard: AtomicU64::new(u64::MAX),
             soft: AtomicU64::new(u64::MAX),
             yielding: AtomicBool::new(false),
+            short_runs: AtomicU32::new(0),
             poll: AtomicI64::new(POLL_NONE),
             pinned_from: AtomicU64::new(0),
             runstate: RunstateClock::default(),
@@ -169,6 +175,12 @@ impl VcpuSched {
 
     pub(crate) fn set_pcpu(&self, pcpu: Option<PcpuId>) {
         self.running_on.store(pcpu.map_or(NO_PCPU, PcpuId::raw), SeqCst);
+    }
+
+    /// It has left the pcpu: by itself soon after it came, or not.
+    pub(super) fn note_run(&self, short: bool) {
+        let runs = if short { self.short_runs.load(Relaxed).saturating_add(1) } else { 0 };
+        self.short_runs.store(runs, Relaxed);
     }
 
     pub(super) fn is_queued(&self) -> bool {

@@ -171,6 +171,9 @@ impl Policy for Erratic {
     fn least_run_ns(&self) -> u64 {
         self.next() % 1_000_000
     }
+    fn patience_ns(&self) -> u64 {
+        self.next() % 1_000_000
+    }
     fn succeeds(&self, _waiting: u64, _running: u64) -> bool {
         self.next() & 1 != 0
     }
@@ -417,6 +420,41 @@ fn an_event_does_not_take_the_pcpu_from_who_has_just_got_it() {
         assert!(quarters <= 8, "the receiver waits for the slice");
     }
     assert!(quarters >= 4, "the sender lost the pcpu at once");
+}
+
+/// Has the sender of two vcpus rest `naps` times soon after it got the pcpu. Then it signals, with the receiver asleep: how
+/// long after that the timer goes off.
+fn alarm_after_naps(sim: &mut Sim, naps: u32) -> u64 {
+    let (sender, receiver) = (sim.vcpus[0].clone(), sim.vcpus[1].clone());
+    sim.on(0);
+    sim.sched.stop(&sim.m, &receiver, flags::BLOCKED);
+    sim.poll(0);
+    for _ in 0..naps {
+        sim.m.now_ns.fetch_add(100_000, Relaxed);
+        sim.on(0);
+        sim.sched.block(&sim.m, &sender);
+        sim.poll(0);
+        sim.on(0);
+        sim.sched.unblock(&sim.m, &sender);
+        sim.poll(0);
+    }
+    let pcpu = sim.on(0);
+    sim.sched.unblock(&sim.m, &receiver);
+    sim.sched.next_deadline(pcpu).unwrap_or(u64::MAX).saturating_sub(sim.now())
+}
+
+#[test]
+fn the_timer_is_set_later_for_who_always_ends_its_slice_itself() {
+    let mut sim = Sim::new(1, 2, Box::new(Fair::default()));
+    sim.start_all();
+    sim.run(20, |_, _| {});
+    assert_eq!(alarm_after_naps(&mut sim, 1), Fair::LEAST_RUN_NS);
+    assert_eq!(alarm_after_naps(&mut sim, 10), Fair::LEAST_RUN_NS + Fair::PATIENCE_NS);
+    // It goes on until the timer goes off: it is not trusted again.
+    sim.m.now_ns.fetch_add(Fair::LEAST_RUN_NS + Fair::PATIENCE_NS, Relaxed);
+    sim.poll(0);
+    assert!(sim.running[0].as_ref().is_some_and(|v| Arc::ptr_eq(v, &sim.vcpus[1])));
+    assert_eq!(alarm_after_naps(&mut sim, 1), Fair::LEAST_RUN_NS);
 }
 
 /// What a cunning vcpu does for one quarter of a millisecond.

@@ -157,7 +157,7 @@ impl Queue {
     /// What [`Scheduler::rearm`] does, where `first` is the first deadline of the heap.
     #[inline]
     fn arm(&self, m: &impl SchedPorts, first: u64) {
-        let want = first.min(self.slice_end.load(Relaxed));
+        let want = first.min(self.slice_alarm.load(Relaxed));
         // Only this pcpu arms its timer, with interrupts off.
         if want < self.armed.load(Relaxed) {
             self.armed.store(want, Relaxed);
@@ -304,7 +304,7 @@ impl Scheduler {
     #[must_use]
     pub fn next_deadline(&self, pcpu: PcpuId) -> Option<u64> {
         let q = self.queue(pcpu);
-        let due = q.first_deadline().min(q.slice_end.load(Relaxed));
+        let due = q.first_deadline().min(q.slice_alarm.load(Relaxed));
         (due != NEVER).then_some(due)
     }
 

@@ -10,6 +10,7 @@ use hv_core::entry::context::FpuArea;
 use hv_core::port::{Cpu, TaskSwitched};
 use hv_core::vcpu::Vcpu;
 use hv_core::{Machine, UserRegs};
+use pv_abi::ids::Mfn;
 use x86_64::registers::model_specific::Msr;
 
 use super::cpu_info::NO_UPCALL;
@@ -80,17 +81,17 @@ pub(super) fn save(m: &Metal, vcpu: &Vcpu, regs: &UserRegs) {
     save_extended(&mut saved.fpu);
 }
 
-/// Loads `vcpu` into the pcpu, its page tables first, its general registers into `regs`.
-pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
-    let mode = vcpu.entry.mode();
-    let root = match mode {
+/// The page tables on which `vcpu` goes on.
+pub(super) fn root(vcpu: &Vcpu) -> Option<Mfn> {
+    match vcpu.entry.mode() {
         GuestMode::Kernel => vcpu.mm.kernel_root(),
         GuestMode::User => vcpu.mm.user_root(),
-    };
-    if let Some(root) = root {
-        // This drops what is left of the former guest: entries of guests are never global.
-        m.load_root(root);
     }
+}
+
+/// Loads `vcpu`, whose page tables are loaded, into the pcpu, its general registers into `regs`.
+pub(super) fn load(m: &Metal, vcpu: &Vcpu, regs: &mut UserRegs) {
+    let mode = vcpu.entry.mode();
     load_tables(m, vcpu);
     let saved = vcpu.context.lock();
     load_selectors([saved.ds, saved.es, saved.fs], saved.gs, m);

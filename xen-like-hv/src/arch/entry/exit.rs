@@ -10,7 +10,6 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use hv_core::Hypervisor;
 use hv_core::port::Cpu;
 use hv_core::sched::{publish_runstate, publish_time};
-use hv_core::vcpu::Vcpu;
 
 use super::context;
 use super::cpu_info::work;
@@ -68,41 +67,53 @@ fn interrupts(hv: &Hypervisor, m: &Metal, todo: u32) {
 fn schedule(hv: &'static Hypervisor, m: &Metal) {
     loop {
         let Some(next) = hv.sched.pick_next(m, m.pcpu()) else {
-            switch_away(hv, m);
+            switch_away(hv, m, None);
             idle(hv, m);
             continue;
         };
         if current().is_some_and(|c| Arc::ptr_eq(&c.vcpu, &next)) {
             return;
         }
-        switch_away(hv, m);
-        if switch_to(hv, m, next) {
-            return;
+        // A vcpu whose domain has gone meanwhile cannot run.
+        let next = next.domain().map(|dom| Current { dom, vcpu: next });
+        switch_away(hv, m, next.as_ref());
+        if let Some(next) = next {
+            return switch_to(hv, m, next);
         }
     }
 }
 
-/// Saves the vcpu that ran here, so that another pcpu may take it or its domain may go.
-fn switch_away(hv: &'static Hypervisor, m: &Metal) {
-    let Some(former) = replace(hv, None) else { return };
-    context::clear_upcall_word();
-    publish_runstate(m, &former.vcpu);
-    // SAFETY: nobody else refers to the frame: the vcpu's context is gone.
-    context::save(m, &former.vcpu, unsafe { &*frame() });
-    crate::arch::mm::load_idle_root();
-    hv.sched.context_saved(m, &former.vcpu);
+/// Saves the vcpu that ran here, so that another pcpu may take it or its domain may go, and loads the page tables of the
+/// next one: at once, since each load of a root costs the whole TLB.
+fn switch_away(hv: &'static Hypervisor, m: &Metal, next: Option<&Current>) {
+    let former = replace(hv, None);
+    if let Some(former) = &former {
+        context::clear_upcall_word();
+        publish_runstate(m, &former.vcpu);
+        // SAFETY: nobody else refers to the frame: the vcpu's context is gone.
+        context::save(m, &former.vcpu, unsafe { &*frame() });
+    }
+    match next.and_then(|next| context::root(&next.vcpu)) {
+        // This drops what is left of the former guest: entries of guests are never global.
+        Some(root) => m.load_root(root),
+        // Where nobody ran, no guest's tables are loaded.
+        None if former.is_some() => crate::arch::mm::load_idle_root(),
+        None => {}
+    }
+    // Not before: from here on nothing keeps the former one's tables.
+    if let Some(former) = former {
+        hv.sched.context_saved(m, &former.vcpu);
+    }
 }
 
-/// Loads `next`. A vcpu whose domain has gone meanwhile cannot run.
-fn switch_to(hv: &'static Hypervisor, m: &Metal, next: Arc<Vcpu>) -> bool {
-    let Some(dom) = next.domain() else { return false };
+/// Loads `next`, whose page tables are loaded.
+fn switch_to(hv: &'static Hypervisor, m: &Metal, next: Current) {
     speculation::between_vcpus();
     // SAFETY: as above; the new vcpu has no context yet.
-    context::load(m, &next, unsafe { &mut *frame() });
-    publish_time(m, &next);
-    publish_runstate(m, &next);
-    replace(hv, Some(Current { dom, vcpu: next }));
-    true
+    context::load(m, &next.vcpu, unsafe { &mut *frame() });
+    publish_time(m, &next.vcpu);
+    publish_runstate(m, &next.vcpu);
+    replace(hv, Some(next));
 }
 
 /// Waits for an interrupt and deals with what it left.

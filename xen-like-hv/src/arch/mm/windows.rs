@@ -11,7 +11,7 @@ use crate::arch::cpu::regs::invlpg;
 use crate::percpu;
 use core::arch::asm;
 use core::ptr::with_exposed_provenance_mut;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use pv_abi::ids::Mfn;
 
 /// This pcpu's window entries: GDT pages first, then LDT pages.
@@ -22,9 +22,12 @@ fn entries() -> &'static [AtomicU64] {
     unsafe { core::slice::from_raw_parts(first, count) }
 }
 
-/// Shows `frames` from `address` on, and `filler` in the rest of the places.
-fn show(places: &[AtomicU64], address: u64, frames: &[Mfn], filler: u64) {
-    for (index, place) in places.iter().enumerate() {
+/// Shows `frames` from `address` on, and `filler` in the rest of the places, which those beyond the first `used` hold
+/// already.
+fn show(places: &[AtomicU64], address: u64, frames: &[Mfn], filler: u64, used: &AtomicUsize) {
+    let count = used.load(Ordering::Relaxed).max(frames.len());
+    used.store(frames.len(), Ordering::Relaxed);
+    for (index, place) in places.iter().enumerate().take(count) {
         // Writable, since the CPU sets the accessed bit of descriptors it loads.
         let wanted = frames.get(index).map_or(filler, |mfn| mfn.to_maddr().raw() | paging::WINDOW);
         if place.load(Ordering::Relaxed) & paging::FRAME_AND_ACCESS != wanted & paging::FRAME_AND_ACCESS {
@@ -40,7 +43,8 @@ pub(crate) fn load_gdt(frames: &[Mfn], entries_used: u32) {
     let _ = entries_used;
     let guest_pages = usize::try_from(RESERVED_GDT_PAGE).unwrap_or(0);
     let zeroes = super::zero_frame() | paging::READ_ONLY_WINDOW;
-    show(&entries()[..guest_pages], gdt_window(percpu::this_cpu()), frames, zeroes);
+    let [used, _] = &percpu::this().windows_used;
+    show(&entries()[..guest_pages], gdt_window(percpu::this_cpu()), frames, zeroes, used);
 }
 
 /// Shows a guest's LDT frames and loads LDTR; without entries it holds the null selector.
@@ -48,7 +52,8 @@ pub(crate) fn load_ldt(frames: &[Mfn], entries_used: u32) {
     let cpu = percpu::this_cpu();
     let window = ldt_window(cpu);
     let first = usize::try_from(GDT_WINDOW_PAGES).unwrap_or(0);
-    show(&entries()[first..], window, frames, 0);
+    let [_, used] = &percpu::this().windows_used;
+    show(&entries()[first..], window, frames, 0, used);
     let limit = u64::from(entries_used.min(8192)) * 8;
     let selector = if frames.is_empty() || limit == 0 { 0 } else { LDT_SELECTOR };
     if selector != 0 {

@@ -12,9 +12,12 @@ use core::any::Any;
 use core::cell::RefCell;
 use core::task::{Poll, Waker};
 
+use dom0_tools::blkback::patience::{LONGEST_NS, Patience};
 use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::MachAddr;
 use pv_guest_kernel::privileged::dma::DmaBuf;
+use pv_guest_kernel::task::Look;
+use pv_guest_kernel::{event, time};
 
 use super::queue::{Buffer, DESC_NEXT, DESC_WRITE, Queue, write_desc};
 use super::{InitError, Transport};
@@ -27,6 +30,9 @@ pub(crate) const SECTOR_BYTES: u64 = 512;
 const DEPTH: u16 = 64;
 /// Most segments of one request: what a page holds behind the header, rounded.
 pub(crate) const MAX_SEGMENTS: usize = 128;
+
+/// Most segments of a request whose answer is waited for on the spot.
+const WAITED_SEGMENTS: usize = 8;
 
 const FEATURE_SEG_MAX: u32 = 1 << 2;
 const FEATURE_READ_ONLY: u32 = 1 << 5;
@@ -118,6 +124,11 @@ struct Inner {
     queue: Queue,
     slots: Vec<Slot>,
     waiting: Vec<Waker>,
+    /// Requests that the device has.
+    in_flight: usize,
+    /// When the only request was sent whose answer is waited for on the spot: the device does not interrupt.
+    quiet_since: Option<u64>,
+    patience: Patience,
 }
 
 /// A disk.
@@ -168,7 +179,14 @@ impl Disk {
         Ok(Rc::new(Self {
             name,
             transport,
-            inner: RefCell::new(Inner { queue, slots, waiting: Vec::new() }),
+            inner: RefCell::new(Inner {
+                queue,
+                slots,
+                waiting: Vec::new(),
+                in_flight: 0,
+                quiet_since: None,
+                patience: Patience::default(),
+            }),
             sectors,
             read_only: offered & FEATURE_READ_ONLY != 0,
             flush: offered & FEATURE_FLUSH != 0,
@@ -264,30 +282,101 @@ impl Disk {
 
     fn submit(&self, id: u16, op: Op, sector: u64, segments: &[Segment], hold: Box<dyn Any>) {
         let mut inner = self.inner.borrow_mut();
-        let Inner { queue, slots, .. } = &mut *inner;
+        inner.choose_wait(op, segments.len());
+        let Inner { queue, slots, in_flight, .. } = &mut *inner;
         let Some(slot) = slots.get_mut(usize::from(id)) else { return };
         let bytes = slot.write_request(op, sector, segments);
         slot.hold = Some(hold);
         let table = slot.page.maddr_at(TABLE_OFFSET);
+        *in_flight += 1;
         queue.publish(id, &Buffer::Indirect(table, bytes));
         if queue.needs_notify() {
             self.transport.notify(queue.index());
         }
     }
+
+    /// Looks after a request whose answer does not interrupt.
+    pub(crate) fn look(&self, look: Look) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(since) = inner.quiet_since else { return };
+        let mut waited = inner.answered(since);
+        while look == Look::Idle && waited == Waited::NotYet && !event::is_any_pending() {
+            waited = inner.answered(since);
+        }
+        match waited {
+            Waited::NotYet => {}
+            Waited::Answered(took) => {
+                inner.patience.learn(Some(took));
+                inner.quiet_since = None;
+                inner.reap();
+            }
+            Waited::TooLong => {
+                inner.patience.learn(None);
+                inner.listen();
+            }
+        }
+    }
+}
+
+/// What has become of a request whose answer is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    NotYet,
+    /// After so many nanoseconds.
+    Answered(u64),
+    TooLong,
 }
 
 impl Interrupt for Disk {
     fn interrupt(&self) {
         // Reading the cause makes the line fall; what is completed after this raises it again.
         self.transport.take_isr();
-        let mut inner = self.inner.borrow_mut();
-        while let Some((id, _)) = inner.queue.pop() {
-            inner.finish(id);
-        }
+        self.inner.borrow_mut().reap();
     }
 }
 
 impl Inner {
+    /// Takes every answer that is there.
+    fn reap(&mut self) {
+        while let Some((id, _)) = self.queue.pop() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.finish(id);
+        }
+        if self.in_flight == 0 {
+            self.quiet_since = None;
+        }
+    }
+
+    /// Before a request is sent: whether the device interrupts when it has answered. A small one that is the only one is
+    /// waited for on the spot, as long as the disk is quick.
+    fn choose_wait(&mut self, op: Op, segments: usize) {
+        let alone = self.in_flight == 0 && matches!(op, Op::Read | Op::Write) && segments <= WAITED_SEGMENTS;
+        if alone && self.patience.waits() {
+            self.queue.mute();
+            self.quiet_since = Some(time::now_ns());
+        } else {
+            self.listen();
+        }
+    }
+
+    fn answered(&self, since: u64) -> Waited {
+        let took = time::now_ns().saturating_sub(since);
+        if self.queue.has_answer() {
+            Waited::Answered(took)
+        } else if took > LONGEST_NS {
+            Waited::TooLong
+        } else {
+            Waited::NotYet
+        }
+    }
+
+    /// The device interrupts from now on. What it has answered without is taken.
+    fn listen(&mut self) {
+        self.quiet_since = None;
+        self.queue.unmute();
+        self.reap();
+    }
+
     /// The device answered request `id`.
     fn finish(&mut self, id: u16) {
         let Some(slot) = self.slots.get_mut(usize::from(id)) else { return };

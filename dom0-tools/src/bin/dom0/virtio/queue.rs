@@ -149,6 +149,11 @@ impl Queue {
         self.free.push(id);
     }
 
+    /// Whether the device has finished a request that was not taken yet.
+    pub(crate) fn has_answer(&self) -> bool {
+        self.mem.read_u16(self.used + 2) != self.used_idx
+    }
+
     /// The next finished request: its number and how many bytes the device wrote. Its descriptor stays taken
     /// until [`Queue::release`].
     pub(crate) fn pop(&mut self) -> Option<(u16, u32)> {
