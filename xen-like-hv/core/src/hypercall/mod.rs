@@ -123,6 +123,8 @@ fn not_offered<M: Machine>(cx: &Cx<'_, M>, name: &'static str) -> Reply {
 /// The table's entry for a handler.
 macro_rules! entry {
     ($handler:path) => {{
+        // What has a way of its own must not get this one's stack frame.
+        #[inline(never)]
         extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
             let result = $handler(cx, &Args([a, b, c, d, e, 0]));
             reply(cx, result, stringify!($handler))
