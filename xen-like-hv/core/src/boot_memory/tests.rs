@@ -106,7 +106,13 @@ fn kind_of_frame(raw: &[(u64, u64, Kind)], frame: u64) -> Option<Kind> {
     raw.iter()
         .filter(|&&(start, bytes, kind)| {
             let r = Range::new(start, start + bytes);
-            if kind == Kind::Ram { r.start <= page.start && page.end <= r.end } else { r.overlaps(&page) }
+            // An entry without bytes is none, wherever it lies.
+            !r.is_empty()
+                && if kind == Kind::Ram {
+                    r.start <= page.start && page.end <= r.end
+                } else {
+                    r.overlaps(&page)
+                }
         })
         .map(|e| e.2)
         .max()
