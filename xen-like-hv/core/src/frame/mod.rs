@@ -95,6 +95,12 @@ pub(crate) fn mfn_of(index: u32) -> Mfn {
     Mfn::new(u64::from(index))
 }
 
+/// What is known of a frame, of all frames.
+#[inline]
+pub(crate) fn page_of(pages: &'static [PageInfo], mfn: Mfn) -> Option<&'static PageInfo> {
+    pages.get(usize::try_from(mfn.raw()).ok()?)
+}
+
 /// Every frame of RAM.
 #[derive(Debug)]
 pub struct FrameTable {
@@ -218,7 +224,13 @@ impl FrameTable {
     /// What is known of a frame.
     #[inline]
     pub(crate) fn info(&self, mfn: Mfn) -> Option<&'static PageInfo> {
-        self.pages.get(usize::try_from(mfn.raw()).ok()?)
+        page_of(self.pages, mfn)
+    }
+
+    /// What is known of every frame, for loops that look many up with [`page_of`].
+    #[inline]
+    pub(crate) fn pages(&self) -> &'static [PageInfo] {
+        self.pages
     }
 
     // ---- accounts ----
@@ -640,7 +652,7 @@ impl FrameTable {
 
     /// The last reference, that of the count word `info`, is gone: nobody can find the frame any more.
     #[cold]
-    fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
+    pub(crate) fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
         assert!(info.count() != 0, "reference to {mfn} put that nobody holds");
         let ty = page.type_info();
         assert!(ty.count() == 0, "{mfn} freed while in use: {ty:?}");

@@ -85,17 +85,19 @@ impl PageType {
 pub(crate) struct TypeInfo(u64);
 
 impl TypeInfo {
-    const TYPE_SHIFT: u32 = 61;
-    const LOCKED: u64 = 1 << 60;
-    const PINNED: u64 = 1 << 59;
+    const LOCKED: u64 = 1 << 0;
+    const PINNED: u64 = 1 << 1;
+    const COUNT_SHIFT: u32 = 2;
     const VALIDATED: u64 = 1 << 58;
-    const COUNT: u64 = 0xffff_ffff;
-    /// Counts stop here, far from the field's end.
-    pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
+    const TYPE_SHIFT: u32 = 61;
+    const ONE: u64 = 1 << Self::COUNT_SHIFT;
+    const COUNT: u64 = 0xffff_ffff << Self::COUNT_SHIFT;
+    /// Where there are more uses than these, no use is added. Far from the field's end, and an instruction has room for it.
+    pub(crate) const MAX_COUNT: u64 = (1 << 29) - 1;
 
     /// A word with no flag.
     pub(crate) const fn of(ty: PageType, count: u64) -> Self {
-        Self(ty.code() << Self::TYPE_SHIFT | count)
+        Self(ty.code() << Self::TYPE_SHIFT | count << Self::COUNT_SHIFT)
     }
     /// The word itself.
     #[cfg(test)]
@@ -110,19 +112,13 @@ impl TypeInfo {
     }
     /// Whether it is in use as that, checked where that is needed: type and `VALIDATED` at once.
     pub(crate) const fn is_in_use_as(self, ty: PageType) -> bool {
-        let want = ty.code() << Self::TYPE_SHIFT | Self::VALIDATED;
-        (self.0 ^ want) & (7 << Self::TYPE_SHIFT | Self::VALIDATED) == 0
+        (self.0 ^ Self::of(ty, 0).with_validated().0) >> (Self::COUNT_SHIFT + 32) == 0
     }
-    /// The number of uses where it is in use as that; a number beyond [`Self::MAX_COUNT`] where it is not. One subtraction
-    /// and one comparison then tell all that a use more or less depends on.
+    /// Whether it is in use as that, with at least `uses` uses, and another one may be added or one taken off. The flags are
+    /// below the count and the rest is above it, so one subtraction and one comparison tell all of that.
     #[inline(always)]
-    pub(crate) const fn uses_as(self, ty: PageType) -> u64 {
-        (self.0 & !(Self::LOCKED | Self::PINNED)) ^ (ty.code() << Self::TYPE_SHIFT | Self::VALIDATED)
-    }
-    /// The number of writable uses where it has them and nothing else; a number beyond [`Self::MAX_COUNT`] where not.
-    #[inline(always)]
-    pub(crate) const fn writable_uses(self) -> u64 {
-        self.0 ^ Self::of(PageType::Writable, 0).with_validated().0
+    pub(crate) const fn has_uses_as(self, ty: PageType, uses: u64) -> bool {
+        self.0.wrapping_sub(Self::of(ty, uses).with_validated().0) < Self::MAX_COUNT << Self::COUNT_SHIFT
     }
     /// Whether it is in use, not locked, and has other uses beside one: then a use less changes nothing but the count.
     #[inline(always)]
@@ -130,7 +126,7 @@ impl TypeInfo {
         self.0 & (Self::VALIDATED | Self::LOCKED) == Self::VALIDATED && self.count() > 1
     }
     pub(crate) const fn count(self) -> u64 {
-        self.0 & Self::COUNT
+        (self.0 & Self::COUNT) >> Self::COUNT_SHIFT
     }
     pub(crate) const fn validated(self) -> bool {
         self.0 & Self::VALIDATED != 0
@@ -158,11 +154,11 @@ impl TypeInfo {
     }
     /// One use more. The caller has checked [`Self::count`] against [`Self::MAX_COUNT`].
     pub(crate) const fn plus_one(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0 + Self::ONE)
     }
     /// One use less. The caller has checked that there is one.
     pub(crate) const fn minus_one(self) -> Self {
-        Self(self.0 - 1)
+        Self(self.0 - Self::ONE)
     }
 }
 
@@ -186,13 +182,16 @@ pub enum FrameState {
 pub(crate) struct CountInfo(u64);
 
 impl CountInfo {
+    const ALLOCATED: u64 = 1 << 0;
+    const SPECIAL: u64 = 1 << 1;
+    const COUNT_SHIFT: u32 = 2;
+    /// The owner's bits begin above the count's, and a bit that is always clear.
+    const OWNER_SHIFT: u32 = 35;
     const STATE_SHIFT: u32 = 61;
-    const ALLOCATED: u64 = 1 << 60;
-    const SPECIAL: u64 = 1 << 59;
-    const OWNER_SHIFT: u32 = 32;
-    const COUNT: u64 = 0xffff_ffff;
-    /// Guests' references stop here.
-    pub(crate) const MAX_COUNT: u64 = 0x7fff_ffff;
+    const ONE: u64 = 1 << Self::COUNT_SHIFT;
+    const COUNT: u64 = 0xffff_ffff << Self::COUNT_SHIFT;
+    /// Where there are more references than these, guests get no more. An instruction has room for it.
+    pub(crate) const MAX_COUNT: u64 = (1 << 29) - 1;
     /// The hypervisor's passing ones have some room above.
     pub(crate) const MAX_PASSING: u64 = 0xf000_0000;
 
@@ -209,7 +208,7 @@ impl CountInfo {
     }
     /// A frame that a domain gets: one reference, the allocator's.
     pub(crate) const fn allocated_to(owner: DomId) -> Self {
-        Self(Self::of(FrameState::Guest).0 | Self::ALLOCATED | (owner.raw() as u64) << Self::OWNER_SHIFT | 1)
+        Self(Self::unreferenced(owner).0 | Self::ALLOCATED | Self::ONE)
     }
     /// A domain's frame that is being freed: no reference is left, and none can be had.
     pub(crate) const fn unreferenced(owner: DomId) -> Self {
@@ -221,7 +220,7 @@ impl CountInfo {
     }
     /// A frame of the hypervisor.
     pub(crate) const fn hypervisor() -> Self {
-        Self(Self::of(FrameState::Hypervisor).0 | 1)
+        Self(Self::of(FrameState::Hypervisor).0 | Self::ONE)
     }
     /// The word itself.
     #[cfg(test)]
@@ -247,15 +246,18 @@ impl CountInfo {
     }
     /// State and owner at once: what a look-up compares.
     pub(crate) const fn is_owned_by(self, owner: DomId) -> bool {
-        let want = Self::of(FrameState::Guest).0 | (owner.raw() as u64) << Self::OWNER_SHIFT;
-        (self.0 ^ want) & !(Self::ALLOCATED | Self::SPECIAL | Self::COUNT) == 0
+        (self.0 ^ Self::unreferenced(owner).0) >> Self::OWNER_SHIFT == 0
     }
-    /// The number of references where it is a frame of `owner`; a number beyond every limit where it is not. One subtraction
-    /// and one comparison then tell all that a look-up asks.
+    /// The least word of a frame of `owner` that somebody has a reference to: what [`Self::is_available`] compares with.
     #[inline(always)]
-    pub(crate) const fn references_of(self, owner: DomId) -> u64 {
-        let want = Self::of(FrameState::Guest).0 | (owner.raw() as u64) << Self::OWNER_SHIFT;
-        (self.0 & !(Self::ALLOCATED | Self::SPECIAL)) ^ want
+    pub(crate) const fn least_of(owner: DomId) -> Self {
+        Self::unreferenced(owner).plus_one()
+    }
+    /// Whether it is a frame of the owner whose least word this is, with references, and no more than `max`: all that a
+    /// look-up asks. The flags are below the count and the rest is above it, so one subtraction and one comparison tell it.
+    #[inline(always)]
+    pub(crate) const fn is_available(self, least: Self, max: u64) -> bool {
+        self.0.wrapping_sub(least.0) < max << Self::COUNT_SHIFT
     }
     /// Whether it is a domain's, whichever.
     #[inline(always)]
@@ -264,7 +266,7 @@ impl CountInfo {
         self.0 >> 63 != 0
     }
     pub(crate) const fn count(self) -> u64 {
-        self.0 & Self::COUNT
+        (self.0 & Self::COUNT) >> Self::COUNT_SHIFT
     }
     pub(crate) const fn allocated(self) -> bool {
         self.0 & Self::ALLOCATED != 0
@@ -276,7 +278,7 @@ impl CountInfo {
         Self(self.0 & !Self::ALLOCATED)
     }
     pub(crate) const fn plus_one(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0 + Self::ONE)
     }
 }
 
@@ -335,7 +337,7 @@ impl PageInfo {
     /// One reference less; returns the word before. The caller checks that there was one.
     #[inline]
     pub(crate) fn take_one_off(&self) -> CountInfo {
-        CountInfo(self.count_info.fetch_sub(1, AcqRel))
+        CountInfo(self.count_info.fetch_sub(CountInfo::ONE, AcqRel))
     }
 
     #[inline]
@@ -357,7 +359,7 @@ impl PageInfo {
     /// Takes the lock and its use off; returns the word before. The caller has the lock, so both are there.
     #[inline(always)]
     pub(crate) fn take_lock_off(&self) -> TypeInfo {
-        TypeInfo(self.type_info.fetch_sub(TypeInfo::LOCKED | 1, AcqRel))
+        TypeInfo(self.type_info.fetch_sub(TypeInfo::LOCKED | TypeInfo::ONE, AcqRel))
     }
 
     /// Back to a reserved frame, for the next world of a test.

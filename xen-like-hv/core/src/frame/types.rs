@@ -54,8 +54,7 @@ pub(crate) enum TypePut {
 pub(crate) fn get(page: &PageInfo, ty: PageType) -> Result<TypeGot, TypeRefused> {
     let now = page.type_info();
     // Nearly always it is in use so already: see `after_get` for the rest.
-    let is_used_so = now.uses_as(ty).wrapping_sub(1) < TypeInfo::MAX_COUNT - 1;
-    if is_used_so && page.swap_type_info(now, now.plus_one()).is_ok() {
+    if now.has_uses_as(ty, 1) && page.swap_type_info(now, now.plus_one()).is_ok() {
         return Ok(TypeGot::Held);
     }
     get_in_any_state(page, ty)
@@ -89,7 +88,7 @@ fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRef
     if !now.validated() && !seeded!(BusyIsHeld) {
         return Err(TypeRefused::Busy);
     }
-    if now.count() >= TypeInfo::MAX_COUNT {
+    if now.count() > TypeInfo::MAX_COUNT {
         return Err(TypeRefused::Overflow);
     }
     Ok((now.plus_one(), TypeGot::Held))
@@ -154,7 +153,7 @@ const IDLE_WRITABLE: TypeInfo = TypeInfo::of(PageType::Writable, 0);
 #[inline(always)]
 pub(crate) fn get_writable_again(page: &PageInfo) -> bool {
     let now = page.type_info();
-    if now.writable_uses().wrapping_sub(1) >= TypeInfo::MAX_COUNT - 1 {
+    if !now.has_uses_as(PageType::Writable, 1) {
         return get_first_writable(page);
     }
     page.swap_type_info(now, now.plus_one()).is_ok()
@@ -165,15 +164,18 @@ fn get_first_writable(page: &PageInfo) -> bool {
     page.swap_type_info(IDLE_WRITABLE, IDLE_WRITABLE.plus_one().with_validated()).is_ok()
 }
 
+/// Gives up a writable reference that is not the last one, where nothing is in the way; `false`: nothing is given up, and
+/// [`put_writable`] does it.
+#[inline(always)]
+pub(crate) fn put_writable_at_once(page: &PageInfo) -> bool {
+    let now = page.type_info();
+    now.has_uses_as(PageType::Writable, 2) && page.swap_type_info(now, now.minus_one()).is_ok()
+}
+
 /// [`put`] of a writable reference.
 #[inline(always)]
 pub(crate) fn put_writable(page: &PageInfo) -> TypePut {
-    let now = page.type_info();
-    let spare = now.writable_uses().wrapping_sub(2) < TypeInfo::MAX_COUNT;
-    if spare && page.swap_type_info(now, now.minus_one()).is_ok() {
-        return TypePut::Done;
-    }
-    put_last_writable(page)
+    if put_writable_at_once(page) { TypePut::Done } else { put_last_writable(page) }
 }
 
 #[cold]
@@ -186,7 +188,7 @@ fn put_last_writable(page: &PageInfo) -> TypePut {
 #[inline(always)]
 pub(crate) fn try_lock_l1(page: &PageInfo) -> bool {
     let now = page.type_info();
-    let is_free = !now.locked() && now.uses_as(L1).wrapping_sub(1) < TypeInfo::MAX_COUNT - 1;
+    let is_free = !now.locked() && now.has_uses_as(L1, 1);
     is_free && page.swap_type_info(now, now.plus_one().with_locked()).is_ok()
 }
 
@@ -211,7 +213,7 @@ pub(crate) fn lock(page: &PageInfo) -> Option<Level> {
     let mut now = page.type_info();
     loop {
         let PageType::Table(level) = now.ty() else { return None };
-        if now.count() == 0 || !now.validated() || now.count() >= TypeInfo::MAX_COUNT {
+        if now.count() == 0 || !now.validated() || now.count() > TypeInfo::MAX_COUNT {
             return None;
         }
         if now.locked() {

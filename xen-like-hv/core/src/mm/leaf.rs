@@ -3,13 +3,18 @@
 //! Invariant I3: a present entry that names a frame of RAM owns one general reference to it, and a writable one owns
 //! one writable type reference besides. Entries that name devices own nothing.
 
+use core::fmt::Display;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+
 use pv_abi::errno::Errno;
 use pv_abi::ids::{DomId, Mfn};
 use pv_abi::pte::{Pte, PteFlags};
 
 use super::pte_rules;
 use crate::access::Privilege;
-use crate::frame::{FrameState, FrameTable, PageInfo, types};
+use crate::frame::page_info::CountInfo;
+use crate::frame::{self, FrameState, FrameTable, PageInfo, counts, types};
 use crate::port::{Cpu, Tlb};
 
 /// On whose behalf an entry is written, and whose frames it may name.
@@ -55,6 +60,56 @@ pub(crate) fn get_usual(
     Ok(())
 }
 
+/// Takes what the entries at the front of a list own, as long as they are plain and all that is to be done is counting;
+/// tells how many those are. For the next one, [`get`] tells.
+///
+/// Apart from what is seldom needed, so that the loop has the registers to itself; [`put_run`] too.
+#[inline(never)]
+pub(crate) fn get_run(frames: &FrameTable, entries: &[AtomicU64], least: CountInfo) -> usize {
+    let pages = frames.pages();
+    for (n, word) in entries.iter().enumerate() {
+        let pte = Pte::from_raw(word.load(Relaxed));
+        if !pte_rules::is_plain_l1(pte) {
+            return n;
+        }
+        let Some(page) = frame::page_of(pages, pte.mfn()) else { return n };
+        if !counts::get_at_once(page, least) {
+            return n;
+        }
+        if pte.flags().contains(PteFlags::RW) && !types::get_writable_again(page) {
+            give_back(frames, pte, page);
+            return n;
+        }
+    }
+    entries.len()
+}
+
+/// Gives up what the entries at the end of a list owned, as long as they are present and of frames of RAM; tells how many
+/// are left. For the last of those, [`put`] does it.
+#[inline(never)]
+pub(crate) fn put_run(frames: &FrameTable, entries: &[AtomicU64], clock: u64) -> usize {
+    let pages = frames.pages();
+    for (n, word) in entries.iter().enumerate().rev() {
+        let pte = Pte::from_raw(word.load(Relaxed));
+        if !pte.is_present() {
+            return n + 1;
+        }
+        let Some(page) = frame::page_of(pages, pte.mfn()) else { return n + 1 };
+        if !page.count_info().is_guests() {
+            return n + 1;
+        }
+        put_references(frames, pte, page, clock);
+    }
+    0
+}
+
+/// Gives up the general reference of an entry that does not come to be.
+#[cold]
+#[inline(never)]
+fn give_back(frames: &FrameTable, pte: Pte, page: &PageInfo) {
+    frames.put_raw(pte.mfn(), page);
+}
+
 /// An entry with cache attributes, or with flags that no entry may have.
 #[cold]
 pub(crate) fn get_unusual(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno> {
@@ -97,8 +152,29 @@ pub(crate) fn put(frames: &FrameTable, pte: Pte, clock: u64) {
     if !pte.is_present() {
         return;
     }
-    let Some(page) = referenced(frames, pte) else { return };
-    put_ram(frames, pte.mfn(), page, pte.flags().contains(PteFlags::RW), clock);
+    if let Some(page) = referenced(frames, pte) {
+        put_references(frames, pte, page, clock);
+    }
+}
+
+/// Gives up the references of a former entry for a frame of RAM.
+#[inline(always)]
+fn put_references(frames: &FrameTable, pte: Pte, page: &PageInfo, clock: u64) {
+    page.note_unmapped(clock);
+    if pte.flags().contains(PteFlags::RW) {
+        put_writable(pte, page);
+    }
+    let before = page.take_one_off();
+    if before.count() <= 1 {
+        free(frames, pte, page, before);
+    }
+}
+
+/// Frees the frame of a former entry that had the last reference, that of the count word `before`.
+#[cold]
+#[inline(never)]
+fn free(frames: &FrameTable, pte: Pte, page: &PageInfo, before: CountInfo) {
+    frames.free_domain_frame(pte.mfn(), page, before);
 }
 
 /// As [`put`], of an entry for a frame of RAM that is known.
@@ -111,12 +187,20 @@ pub(super) fn put_ram(frames: &FrameTable, mfn: Mfn, page: &PageInfo, writable: 
     frames.put_raw(mfn, page);
 }
 
-/// Gives up the writable type reference of an entry that stays, read-only.
+/// Gives up the writable type reference of an entry that stays, read-only; `what` names it or its frame.
 #[inline(always)]
-pub(crate) fn put_writable(mfn: Mfn, page: &PageInfo) {
+pub(crate) fn put_writable(what: impl Display, page: &PageInfo) {
+    if !types::put_writable_at_once(page) {
+        put_last_writable(what, page);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn put_last_writable(what: impl Display, page: &PageInfo) {
     match types::put_writable(page) {
         types::TypePut::Done => {}
         // A writable reference cannot be the last one of an audited type: broken accounting.
-        types::TypePut::Last => panic!("{mfn}: a writable mapping held a table's reference"),
+        types::TypePut::Last => panic!("{what}: a writable mapping held a table's reference"),
     }
 }

@@ -197,7 +197,7 @@ pub fn update_l1_inline<M: Tlb + Cpu>(
     {
         store(word, old, new, how)?;
         page.note_unmapped(m.flush_clock());
-        leaf::put_writable(old.mfn(), page);
+        leaf::put_writable(old, page);
         return Ok(());
     }
     leaf::get(frames, m, new, rights)?;

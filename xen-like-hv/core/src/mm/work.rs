@@ -22,6 +22,7 @@ use super::leaf::{self, Rights};
 use super::pte_rules::{self, HYPERVISOR_SLOTS};
 use crate::access::Privilege;
 use crate::frame::flush::{self, Flushed};
+use crate::frame::page_info::CountInfo;
 use crate::frame::types::{self, TypeGot, TypePut, TypeRefused};
 use crate::frame::{FrameTable, PageInfo, PageType};
 use crate::port::{Cpu, FrameWords, Frames, Tlb};
@@ -245,9 +246,7 @@ fn validate_step(
     }
 }
 
-/// Entries of an L1 from where the last step stopped, up to the bound of a step. A function of its own, so that its loop
-/// has the registers to itself; [`put_leaves`] too.
-#[inline(never)]
+/// Entries of an L1 from where the last step stopped, up to the bound of a step.
 fn validate_l1(
     node: &mut Node,
     frames: &FrameTable,
@@ -255,33 +254,41 @@ fn validate_l1(
     rights: Rights,
 ) -> Result<Step, Errno> {
     let words = m.words(node.mfn);
-    // `done` is the truth about which entries hold references wherever this ends; while it runs nobody looks.
+    let least = CountInfo::least_of(rights.frames_of);
+    // `done` is the truth about which entries hold references wherever this ends.
     node.done = first_entry(words, node.done);
-    let end = ENTRIES_PER_TABLE.min(node.done + LEAVES_PER_STEP);
-    let mut rest = words.get(node.done..end).unwrap_or_default().iter();
-    while let Some(word) = rest.next() {
-        let index = end - rest.len() - 1;
-        let mut pte = Pte::from_raw(word.load(Relaxed));
-        if !pte_rules::is_plain_l1(pte) {
-            if pte == Pte::EMPTY {
-                node.done = first_entry(words, index + 1);
-                rest = words.get(node.done..end).unwrap_or_default().iter();
-                continue;
-            }
-            if !pte.is_present() {
-                pte_rules::check_absent(pte, Level::L1, frames.end()).inspect_err(|_| node.done = index)?;
-                continue;
-            }
-            pte = store_adjusted(word, pte, Level::L1);
-            if pte_rules::has_unusual_flags(pte) {
-                leaf::get_unusual(frames, pte, rights).inspect_err(|_| node.done = index)?;
-                continue;
-            }
+    let step = words.get(..node.done + LEAVES_PER_STEP).unwrap_or(words);
+    while let Some(word) = step.get(node.done) {
+        let pte = Pte::from_raw(word.load(Relaxed));
+        if pte == Pte::EMPTY {
+            node.done = first_entry(words, node.done + 1);
+            continue;
         }
-        leaf::get_usual(frames, m, pte, rights).inspect_err(|_| node.done = index)?;
+        let taken = if pte_rules::is_plain_l1(pte) {
+            leaf::get_run(frames, step.get(node.done..).unwrap_or_default(), least)
+        } else {
+            0
+        };
+        if taken == 0 {
+            validate_leaf(word, pte, frames, m, rights)?;
+        }
+        node.done += taken.max(1);
     }
-    node.done = node.done.max(end);
     Ok(if node.done == ENTRIES_PER_TABLE { Step::Leave } else { Step::Again })
+}
+
+/// An entry of an L1 that is not empty, whatever it is.
+fn validate_leaf(
+    word: &AtomicU64,
+    pte: Pte,
+    frames: &FrameTable,
+    m: &impl PtMachine,
+    rights: Rights,
+) -> Result<(), Errno> {
+    if !pte.is_present() {
+        return pte_rules::check_absent(pte, Level::L1, frames.end());
+    }
+    leaf::get(frames, m, store_adjusted(word, pte, Level::L1), rights)
 }
 
 /// Words that are looked at together where many are expected to be empty.
@@ -444,22 +451,21 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
 }
 
 /// Gives up the references of the last entries of an L1, up to the bound of a step; whether none are left.
-#[inline(never)]
 fn put_leaves(node: &mut Node, frames: &FrameTable, m: &impl PtMachine, clock: u64) -> bool {
     let words = m.words(node.mfn);
     node.done = entries_end(words, node.done);
     let start = node.done.saturating_sub(LEAVES_PER_STEP);
-    let mut rest = words.get(start..node.done).unwrap_or_default().iter();
-    while let Some(word) = rest.next_back() {
+    while let Some(step) = words.get(start..node.done).filter(|step| !step.is_empty()) {
+        node.done = start + leaf::put_run(frames, step, clock);
+        let Some(word) = words.get(start..node.done).and_then(<[_]>::last) else { break };
         let pte = Pte::from_raw(word.load(Relaxed));
+        node.done -= 1;
         if pte == Pte::EMPTY {
-            node.done = entries_end(words, start + rest.len());
-            rest = words.get(start..node.done).unwrap_or_default().iter();
+            node.done = entries_end(words, node.done);
         } else {
             leaf::put(frames, pte, clock);
         }
     }
-    node.done = node.done.min(start);
     node.done == 0
 }
 
