@@ -171,6 +171,7 @@ impl Tlb for Metal {
         }
     }
 
+    #[inline(always)]
     fn flush_clock(&self) -> u64 {
         tlb::clock()
     }

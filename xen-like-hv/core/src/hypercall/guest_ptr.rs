@@ -33,6 +33,15 @@ pub const fn begins_outside(va: GuestVa) -> bool {
     va.raw() >> HYPERVISOR_SHIFT != HYPERVISOR_TOP
 }
 
+/// Whether an address is canonical and outside the hypervisor's area. What is the guest's goes from the end of that area, past
+/// the last address and the first, to where no address is canonical: one stretch.
+#[inline(always)]
+#[must_use]
+pub const fn is_guests(va: GuestVa) -> bool {
+    const END: u64 = (1_u64 << 47).wrapping_sub(HYPERVISOR_END);
+    va.raw().wrapping_sub(HYPERVISOR_END) < END
+}
+
 /// Whether a guest may have `len` bytes at `va` accessed for it: canonical, no wrap, outside the hypervisor's area.
 #[must_use]
 #[inline]
@@ -328,13 +337,14 @@ mod tests {
     fn words_begin_outside_of_the_hypervisor() {
         let ok = |va| Checked::<9>::new(GuestVa::new(va)).is_some();
         for va in [HYPERVISOR_START, HYPERVISOR_START + 1, HYPERVISOR_END - 8, HYPERVISOR_END - 1] {
-            assert!(!ok(va), "{va:#x}");
+            assert!(!ok(va) && !is_guests(GuestVa::new(va)), "{va:#x}");
         }
         // What begins here and is not the guest's faults at its first word.
         for va in [0, LOW_END - 1, LOW_END, HYPERVISOR_START - 1, HYPERVISOR_END, u64::MAX] {
             assert!(ok(va), "{va:#x}");
             let last = access_ok(GuestVa::new(va), 1);
             assert_eq!(last, crate::regs::is_canonical(va), "{va:#x}: either one's own or not canonical");
+            assert_eq!(last, is_guests(GuestVa::new(va)), "{va:#x}");
         }
     }
 

@@ -207,9 +207,6 @@ pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
     let call = ListCall::new(cx, args)?;
     let update = Update::new(cx, args.low32(3))?;
     let list = GuestPtr::<MmuUpdate>::array(call.list, u64::from(call.count))?;
-    if call.count == 1 {
-        return one_alone(cx, args, &call, &update, &list);
-    }
     let mut batch = [MmuUpdate::default(); BATCH];
     let mut done = 0_u32;
     while done < call.count {
@@ -229,20 +226,58 @@ pub fn mmu_update<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
     call.end(cx, Ok(()), done)
 }
 
-/// A list of one entry, which needs no room for a batch.
-fn one_alone<M: Machine>(
+/// Whether the arguments are a list of one entry for oneself: what a kernel asks for that sets one entry.
+#[inline(always)]
+pub(super) fn is_single(args: &Args) -> bool {
+    args.low32(1) == 1 && args.low32(3) == u32::from(DomId::SELF.raw())
+}
+
+/// [`mmu_update`] where [`is_single`] holds: no list to go through, no domain to look up.
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+pub(super) fn single<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    Pt::of(cx).finish().map_err(|e| e.exit(args))?;
+    let call = ListCall::single(args);
+    let request = match GuestPtr::<MmuUpdate>::new(call.list)?.read(cx.m) {
+        Ok(request) => request,
+        Err(e) => return call.end(cx, Err(e), 0),
+    };
+    match update_own_l1(cx, &request) {
+        Some(Ok(())) => call.end(cx, Ok(()), 1),
+        Some(Err(e)) => call.end(cx, Err(e), 0),
+        None => single_apart(cx, args, &call, &request),
+    }
+}
+
+/// Changes an entry of an L1 of the caller; `None` where the request is another one.
+#[inline(always)]
+fn update_own_l1<M: Machine>(cx: &Cx<'_, M>, request: &MmuUpdate) -> Option<Result<(), Errno>> {
+    const NORMAL: u64 = MmuUpdateCmd::NormalPtUpdate as u64;
+    let (frames, address) = (&cx.hv.frames, MachAddr::new(request.ptr));
+    if request.ptr & MMU_UPDATE_CMD_MASK != NORMAL {
+        return None;
+    }
+    let index = entry_index(address).ok()?;
+    let table = LockedL1::lock(frames, address.mfn(), cx.dom.id).ok()?;
+    let word = table.entry(cx.m, index).ok()?;
+    let rights = Rights { frames_of: cx.dom.id, devices: cx.dom.privilege };
+    Some(update_l1_inline(frames, cx.m, word, Pte::from_raw(request.val), rights, Store::Replace))
+}
+
+/// A list of one entry that is not for an L1 of the caller.
+#[inline(never)]
+fn single_apart<M: Machine>(
     cx: &Cx<'_, M>,
     args: &Args,
     call: &ListCall,
-    update: &Update,
-    list: &GuestPtr<MmuUpdate>,
+    request: &MmuUpdate,
 ) -> HypercallResult {
+    let rights = Rights { frames_of: cx.dom.id, devices: cx.dom.privilege };
+    let update = Update { tables_of: cx.dom.id, rights };
     let mut done = 0;
-    let request = match list.read(cx.m) {
-        Ok(request) => request,
-        Err(e) => return call.end(cx, Err(e), done),
-    };
-    match run_batch(cx, update, &[request], &mut done) {
+    match run_batch(cx, &update, core::slice::from_ref(request), &mut done) {
         Ok(()) => call.end(cx, Ok(()), done),
         Err(TableError::Again) => Err(call.restart(cx, args, done, 16)),
         Err(TableError::Errno(e)) => call.end(cx, Err(e), done),
@@ -371,12 +406,14 @@ pub fn update_va_mapping<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> Hyperca
 ///
 /// # Errors
 /// `ESRCH`, `EPERM`: the domain; else as [`update_va_mapping`].
+#[inline(never)]
 pub fn update_va_mapping_otherdomain<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
     let owner = PgOwner::of(cx, DomId::new(args.low16(3)))?;
     let rights = Rights { frames_of: owner.id(cx), devices: cx.dom.privilege };
     update_va(cx, args, rights)
 }
 
+#[inline(always)]
 fn update_va<M: Machine>(cx: &Cx<'_, M>, args: &Args, rights: Rights) -> HypercallResult {
     let (va, value) = (GuestVa::new(args.get(0)), Pte::from_raw(args.get(1)));
     let flags = UvmFlags::new(args.get(2));

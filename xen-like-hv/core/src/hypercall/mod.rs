@@ -234,7 +234,7 @@ const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
         Hypercall::GrantTableOp => entry!(grant::grant_table_op),
         Hypercall::PhysdevOp => entry!(physdev_op::physdev_op),
         Hypercall::MemoryOp => entry!(memory::memory_op),
-        Hypercall::MmuUpdate => entry!(mmu::mmu_update),
+        Hypercall::MmuUpdate => entry!(mmu::mmu_update, if mmu::is_single => mmu::single),
         Hypercall::MmuextOp => entry!(mmuext::mmuext_op, if mmuext::is_single => mmuext::single),
         Hypercall::UpdateVaMapping => entry!(mmu::update_va_mapping),
         Hypercall::UpdateVaMappingOtherdomain => entry!(mmu::update_va_mapping_otherdomain),

@@ -10,7 +10,7 @@ use pv_abi::pte::{Level, Pte, PteFlags};
 
 use super::pte_rules;
 use crate::frame::{FrameTable, PageType};
-use crate::hypercall::guest_ptr::access_ok;
+use crate::hypercall::guest_ptr::is_guests;
 use crate::port::Frames;
 
 /// Where the entry of an address is.
@@ -48,7 +48,7 @@ pub fn find_l1(frames: &FrameTable, m: &impl Frames, owner: DomId, root: Mfn, va
 #[must_use]
 pub fn find_l1_entry(frames: &FrameTable, m: &impl Frames, root: Mfn, va: GuestVa) -> Option<(Mfn, usize)> {
     // Canonical, and in none of the hypervisor's slots.
-    if !access_ok(va, 1) {
+    if !is_guests(va) {
         return None;
     }
     // The root is in use, so what it names is in use as well at this moment, and RAM for good.
