@@ -13,7 +13,7 @@ pub(crate) enum CountRefused {
     Overflow,
 }
 
-/// Takes a reference to a frame of `owner`, where there are no more than `max`.
+/// Takes a reference to a frame of `owner`, where there are fewer than `max`.
 ///
 /// # Errors
 /// See [`CountRefused`].

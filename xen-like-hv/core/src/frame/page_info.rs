@@ -92,8 +92,8 @@ impl TypeInfo {
     const TYPE_SHIFT: u32 = 61;
     const ONE: u64 = 1 << Self::COUNT_SHIFT;
     const COUNT: u64 = 0xffff_ffff << Self::COUNT_SHIFT;
-    /// Where there are more uses than these, no use is added. Far from the field's end, and an instruction has room for it.
-    pub(crate) const MAX_COUNT: u64 = (1 << 29) - 1;
+    /// Counts stop here, far from the field's end. A comparison with it fits into an instruction.
+    pub(crate) const MAX_COUNT: u64 = 1 << 29;
 
     /// A word with no flag.
     pub(crate) const fn of(ty: PageType, count: u64) -> Self {
@@ -118,7 +118,8 @@ impl TypeInfo {
     /// below the count and the rest is above it, so one subtraction and one comparison tell all of that.
     #[inline(always)]
     pub(crate) const fn has_uses_as(self, ty: PageType, uses: u64) -> bool {
-        self.0.wrapping_sub(Self::of(ty, uses).with_validated().0) < Self::MAX_COUNT << Self::COUNT_SHIFT
+        self.0.wrapping_sub(Self::of(ty, uses).with_validated().0)
+            < (Self::MAX_COUNT - 1) << Self::COUNT_SHIFT
     }
     /// Whether it is in use, not locked, and has other uses beside one: then a use less changes nothing but the count.
     #[inline(always)]
@@ -190,8 +191,8 @@ impl CountInfo {
     const STATE_SHIFT: u32 = 61;
     const ONE: u64 = 1 << Self::COUNT_SHIFT;
     const COUNT: u64 = 0xffff_ffff << Self::COUNT_SHIFT;
-    /// Where there are more references than these, guests get no more. An instruction has room for it.
-    pub(crate) const MAX_COUNT: u64 = (1 << 29) - 1;
+    /// Guests' references stop here. A comparison with it fits into an instruction.
+    pub(crate) const MAX_COUNT: u64 = 1 << 29;
     /// The hypervisor's passing ones have some room above.
     pub(crate) const MAX_PASSING: u64 = 0xf000_0000;
 
@@ -253,11 +254,11 @@ impl CountInfo {
     pub(crate) const fn least_of(owner: DomId) -> Self {
         Self::unreferenced(owner).plus_one()
     }
-    /// Whether it is a frame of the owner whose least word this is, with references, and no more than `max`: all that a
+    /// Whether it is a frame of the owner whose least word this is, with references, and fewer than `max`: all that a
     /// look-up asks. The flags are below the count and the rest is above it, so one subtraction and one comparison tell it.
     #[inline(always)]
     pub(crate) const fn is_available(self, least: Self, max: u64) -> bool {
-        self.0.wrapping_sub(least.0) < max << Self::COUNT_SHIFT
+        self.0.wrapping_sub(least.0) < (max - 1) << Self::COUNT_SHIFT
     }
     /// Whether it is a domain's, whichever.
     #[inline(always)]

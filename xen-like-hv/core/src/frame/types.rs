@@ -88,7 +88,7 @@ fn after_get(now: TypeInfo, ty: PageType) -> Result<(TypeInfo, TypeGot), TypeRef
     if !now.validated() && !seeded!(BusyIsHeld) {
         return Err(TypeRefused::Busy);
     }
-    if now.count() > TypeInfo::MAX_COUNT {
+    if now.count() >= TypeInfo::MAX_COUNT {
         return Err(TypeRefused::Overflow);
     }
     Ok((now.plus_one(), TypeGot::Held))
@@ -213,7 +213,7 @@ pub(crate) fn lock(page: &PageInfo) -> Option<Level> {
     let mut now = page.type_info();
     loop {
         let PageType::Table(level) = now.ty() else { return None };
-        if now.count() == 0 || !now.validated() || now.count() > TypeInfo::MAX_COUNT {
+        if now.count() == 0 || !now.validated() || now.count() >= TypeInfo::MAX_COUNT {
             return None;
         }
         if now.locked() {
