@@ -33,9 +33,19 @@ fn address(mfn: Mfn, offset: usize) -> usize {
     usize::try_from(base).unwrap_or(0) + offset
 }
 
+#[inline(always)]
 fn pointer(mfn: Mfn, offset: usize, len: usize) -> *mut u8 {
-    assert!(offset + len <= 4096, "access past the end of {mfn}");
+    if offset + len > 4096 {
+        past_the_end(mfn);
+    }
     core::ptr::with_exposed_provenance_mut(address(mfn, offset))
+}
+
+/// Apart, so that what is said does not cost those who ask for a pointer.
+#[cold]
+#[inline(never)]
+fn past_the_end(mfn: Mfn) -> ! {
+    panic!("access past the end of {mfn}")
 }
 
 fn m2p_word(mfn: Mfn) -> Option<&'static AtomicU64> {
@@ -55,6 +65,7 @@ impl Frames for Metal {
         unsafe { core::ptr::write_bytes(pointer(mfn, 0, 4096), 0, 4096) };
     }
 
+    #[inline(always)]
     fn copy(&self, src: Mfn, src_offset: usize, dst: Mfn, dst_offset: usize, len: usize) {
         // SAFETY: both ranges lie in frames of RAM; `copy` allows the same frame on both sides.
         unsafe { core::ptr::copy(pointer(src, src_offset, len), pointer(dst, dst_offset, len), len) };

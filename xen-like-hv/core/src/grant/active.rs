@@ -297,7 +297,7 @@ pub(super) fn claim<'t>(
     let frame = if active.pins.is_empty() {
         mark_used(shared, grantee, uses.access())?
     } else {
-        frame_in_use(shared, active, grantee, uses.access())?
+        frame_in_use(shared, active, grantee, uses.access()).ok_or(GrantStatus::GeneralError)?
     };
     match frames.get_leaf(m, Mfn::new(u64::from(frame)), granter.id, uses.writes()) {
         Ok(held) => {
@@ -311,28 +311,23 @@ pub(super) fn claim<'t>(
     }
 }
 
-/// The frame of an entry that is pinned already, for one claim more.
+/// The frame of an entry that is pinned already, for one claim more; `None` where it does not serve that, too.
 #[inline(never)]
-fn frame_in_use(
-    shared: &AtomicU64,
-    active: &Active,
-    grantee: DomId,
-    access: Access,
-) -> Result<u32, GrantStatus> {
+fn frame_in_use(shared: &AtomicU64, active: &Active, grantee: DomId, access: Access) -> Option<u32> {
     if active.domid != grantee {
-        return Err(GrantStatus::GeneralError);
+        return None;
     }
     if access == Access::Read || active.pins.has_writers() {
-        return Ok(active.frame);
+        return Some(active.frame);
     }
-    let named = mark_used(shared, grantee, access)?;
+    let named = mark_used(shared, grantee, access).ok()?;
     // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500). What the entry says of
     // writing is about the frame that it names: a reader's frame is not written because another one may be.
     if named != active.frame && !seeded!(PinnedFollowsEntry) {
         clear_stale(Some(shared), active.pins);
-        return Err(GrantStatus::GeneralError);
+        return None;
     }
-    Ok(named)
+    Some(named)
 }
 
 /// The references that a record of such uses owns, out of the record, if it does: those of a device.
@@ -353,7 +348,13 @@ pub(super) fn release(
     held: Option<LeafRef<'_>>,
 ) {
     let mut table = granter.grants.granter.table.lock();
-    let Some((shared, active)) = table.entry(m, gref) else { return };
+    let Some((shared, active)) = table.entry(m, gref) else {
+        // As below, not as `Drop` does: a token that may be dropped is kept in memory all the way.
+        if let Some(held) = held {
+            held.put();
+        }
+        return;
+    };
     let Some(rest) = active.pins.minus(uses) else {
         panic!("grant {gref} of {} unpinned too often", granter.id)
     };

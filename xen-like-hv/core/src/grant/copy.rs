@@ -131,6 +131,13 @@ fn copy_alike<M: Machine>(
     copy_between(cx, op.len, offsets, source, claim(cx, to, &op.dest, Uses::WRITE))
 }
 
+/// Gives a granted source back, with the references that its token let go of: there is no destination.
+#[cold]
+#[inline(never)]
+fn back_out<M: Machine>(cx: &Cx<'_, M>, granter: &Domain, gref: GrantRef, uses: Uses, frame: Mfn) {
+    active::release(cx.m, granter, gref, uses, cx.hv.frames.adopt_leaf(frame, uses.writes()));
+}
+
 /// Copies from one end to the other, and gives both back.
 #[inline(always)]
 fn copy_between<M: Machine>(
@@ -143,7 +150,10 @@ fn copy_between<M: Machine>(
     let dest = match dest {
         Ok(dest) => dest,
         Err(status) => {
-            source.release(cx);
+            match source.grant {
+                Some((granter, gref)) => back_out(cx, granter, gref, source.uses, source.held.into_raw()),
+                None => source.held.put(),
+            }
             return Err(status);
         }
     };

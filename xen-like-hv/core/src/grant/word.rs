@@ -26,30 +26,30 @@ const MAX_RETRIES: u32 = 5;
 /// `general_error`: it does not, or does not stand still.
 #[inline(always)]
 pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<u32, GrantStatus> {
-    let word = shared.load(SeqCst);
-    let marked = marked(word, grantee, access)?;
+    let mut word = shared.load(SeqCst);
+    let marked = marked(word, grantee, access).ok_or(GrantStatus::GeneralError)?;
     if shared.compare_exchange(word, marked, SeqCst, SeqCst).is_err() {
-        return mark_changing(shared, grantee, access);
+        word = mark_changing(shared, grantee, access).ok_or(GrantStatus::GeneralError)?;
     }
     Ok(GrantEntryV1::from_word(word).frame)
 }
 
-/// [`mark_used`] of an entry that its granter changes at this moment.
+/// [`mark_used`] of an entry that its granter changes at this moment: the word that was marked.
 #[cold]
-fn mark_changing(shared: &AtomicU64, grantee: DomId, access: Access) -> Result<u32, GrantStatus> {
+fn mark_changing(shared: &AtomicU64, grantee: DomId, access: Access) -> Option<u64> {
     for _ in 1..MAX_RETRIES {
         let word = shared.load(SeqCst);
         if shared.compare_exchange(word, marked(word, grantee, access)?, SeqCst, SeqCst).is_ok() {
-            return Ok(GrantEntryV1::from_word(word).frame);
+            return Some(word);
         }
     }
     // The guest rewrites it all the time: its own fault.
-    Err(GrantStatus::GeneralError)
+    None
 }
 
 /// An entry with the marks of its use, if it serves `grantee` in that way.
 #[inline(always)]
-fn marked(word: u64, grantee: DomId, access: Access) -> Result<u64, GrantStatus> {
+fn marked(word: u64, grantee: DomId, access: Access) -> Option<u64> {
     const KIND: GrantFlags = GrantFlags::TYPE_MASK.union(GrantFlags::SUB_PAGE);
     let (looked_at, used) = match access {
         Access::Read => (KIND, GrantFlags::READING),
@@ -59,10 +59,7 @@ fn marked(word: u64, grantee: DomId, access: Access) -> Result<u64, GrantStatus>
     let entry = GrantEntryV1::from_word(word);
     // Of the flags that matter, the type's is the only one.
     let serves = entry.flags & looked_at.bits() == GrantFlags::PERMIT_ACCESS.bits();
-    if !serves || entry.domid != grantee.raw() {
-        return Err(GrantStatus::GeneralError);
-    }
-    Ok(word | u64::from(used.bits()))
+    (serves && entry.domid == grantee.raw()).then(|| word | u64::from(used.bits()))
 }
 
 /// Clears flags of a shared entry, if the table still has it.
