@@ -13,7 +13,7 @@ use crate::hv::Hypervisor;
 use crate::port::{Cpu, Interrupts};
 
 /// Ports that are closed before somebody more urgent is let in.
-const BATCH: u32 = 64;
+const BATCH: u32 = 32;
 
 /// Closing is not finished: call again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

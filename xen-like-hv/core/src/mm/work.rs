@@ -30,6 +30,8 @@ use crate::port::{Cpu, FrameWords, Frames, Tlb};
 /// Entries of an L1 between two preemption checks. Each is a look-up and two counts, so a whole table at once would be the
 /// longest stretch of the hypervisor.
 const LEAVES_PER_STEP: usize = 128;
+/// As many whose references are given up: where a domain has ended each may be the last one, and the frame is freed.
+const RELEASES_PER_STEP: usize = 64;
 
 /// What page-table work needs of the machine.
 pub trait PtMachine: Frames + Tlb + Cpu {}
@@ -454,7 +456,7 @@ fn devalidate_step(node: &mut Node, frames: &FrameTable, m: &impl PtMachine) -> 
 fn put_leaves(node: &mut Node, frames: &FrameTable, m: &impl PtMachine, clock: u64) -> bool {
     let words = m.words(node.mfn);
     node.done = entries_end(words, node.done);
-    let start = node.done.saturating_sub(LEAVES_PER_STEP);
+    let start = node.done.saturating_sub(RELEASES_PER_STEP);
     while let Some(step) = words.get(start..node.done).filter(|step| !step.is_empty()) {
         node.done = start + leaf::put_run(frames, step, clock);
         let Some(word) = words.get(start..node.done).and_then(<[_]>::last) else { break };
