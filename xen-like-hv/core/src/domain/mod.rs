@@ -63,6 +63,8 @@ pub struct Domain {
     pub grants: DomainGrants,
     /// vcpus by number; grows while the domain is built, never shrinks.
     pub vcpus: RwLock<Vec<Arc<Vcpu>>>,
+    /// How many those are: raised before a vcpu joins them, so before it can run.
+    nr_vcpus: AtomicU32,
     /// Slow state.
     pub slow: SpinLock<DomainSlow>,
     /// Whether it is being destroyed; set once, under `slow`.
@@ -122,6 +124,7 @@ impl Domain {
             events: DomainEvents::default(),
             grants: DomainGrants::default(),
             vcpus: RwLock::new(Vec::new()),
+            nr_vcpus: AtomicU32::new(0),
             slow: new_slow([0; 16]),
             dying: AtomicBool::new(false),
             polling: AtomicU32::new(0),
@@ -194,8 +197,17 @@ impl Domain {
         let id = VcpuId::new(u32::try_from(vcpus.len()).unwrap_or(u32::MAX));
         let v = Arc::new(Vcpu::new(&weak, self.id, id));
         v.sched.areas.set_mark_updates(self.has_assist(VmAssist::RunstateUpdateFlag));
+        self.nr_vcpus.fetch_add(1, SeqCst);
         vcpus.push(v.clone());
         v
+    }
+
+    /// Whether it has no more than one vcpu. One that joins later has not run when this is asked: the tables that it
+    /// will see are those of then, or later ones.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_one_vcpu(&self) -> bool {
+        self.nr_vcpus.load(SeqCst) <= 1
     }
 }
 

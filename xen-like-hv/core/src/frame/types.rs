@@ -232,7 +232,16 @@ pub(crate) fn lock(page: &PageInfo) -> Option<Level> {
 #[inline(always)]
 pub(crate) fn unlock(page: &PageInfo) {
     let before = page.take_lock_off();
-    assert!(before.locked() && before.count() > 1, "unlock of a frame that is not locked: {before:?}");
+    if !before.locked() || before.count() <= 1 {
+        not_locked(before);
+    }
+}
+
+/// Apart, so that who unlocks needs no memory for what the message shows.
+#[cold]
+#[inline(never)]
+fn not_locked(before: TypeInfo) -> ! {
+    panic!("unlock of a frame that is not locked: {before:?}")
 }
 
 /// Sets or clears the pin bit of a frame of which the caller holds a type reference; tells whether it changed.

@@ -93,6 +93,12 @@ impl Uses {
         Self(some)
     }
 
+    /// Of these uses those that are not among others.
+    #[inline(always)]
+    pub(super) fn without(self, gone: Self) -> Self {
+        Self(self.0.difference(gone.0 & Self::WHO))
+    }
+
     /// One pin for each of the uses.
     #[inline(always)]
     fn pins(self) -> u64 {

@@ -98,9 +98,21 @@ fn undo<M: Machine>(
 /// Makes sure that no vcpu of the caller reaches what was unmapped.
 #[inline(always)]
 fn flush<M: Machine>(cx: &Cx<'_, M>) {
-    if !seeded!(UnmapsWithoutFlush) {
-        cx.m.flush(cpus_of_domain(cx.dom), FlushScope::All);
+    if seeded!(UnmapsWithoutFlush) {
+        return;
     }
+    if cx.dom.has_one_vcpu() {
+        // That is the caller, which runs here.
+        cx.m.flush_local(FlushScope::All);
+    } else {
+        flush_all_vcpus(cx);
+    }
+}
+
+/// [`flush`] of a domain whose vcpus may run elsewhere.
+#[inline(never)]
+fn flush_all_vcpus<M: Machine>(cx: &Cx<'_, M>) {
+    cx.m.flush(cpus_of_domain(cx.dom), FlushScope::All);
 }
 
 /// Claims the entry and makes the CPU's mapping; on failure nothing is left of either.
@@ -115,7 +127,8 @@ fn establish<M: Machine>(
     let gref = GrantRef::new(op.gref);
     let held = active::claim(&cx.hv.frames, cx.m, granter, gref, cx.dom.id, uses)?;
     if uses.by_device() {
-        return establish_for_device(cx, l1, granter, uses, *op, held);
+        let frame = held.into_raw();
+        return establish_for_device(cx, l1, granter, uses, *op, frame);
     }
     let frame = held.mfn();
     if install(cx, l1, uses, op, held).is_err() {
@@ -125,7 +138,8 @@ fn establish<M: Machine>(
     Ok(frame)
 }
 
-/// [`establish`] for a device, perhaps besides the CPU: each has references of its own (XSA-224).
+/// [`establish`] for a device, which owns the references of the claim, perhaps besides the CPU: each has references of its
+/// own (XSA-224).
 #[inline(never)]
 fn establish_for_device<M: Machine>(
     cx: &Cx<'_, M>,
@@ -133,20 +147,21 @@ fn establish_for_device<M: Machine>(
     granter: &Domain,
     uses: Uses,
     op: GnttabMapGrantRef,
-    held: LeafRef<'_>,
+    frame: Mfn,
 ) -> Result<Mfn, GrantStatus> {
     if uses.by_host() {
-        let second = cx.hv.frames.get_leaf(cx.m, held.mfn(), granter.id, uses.writes());
+        let second = cx.hv.frames.get_leaf(cx.m, frame, granter.id, uses.writes());
         let installed = match second {
             Ok(second) => install(cx, l1, uses, &op, second),
             Err(_) => Err(GrantStatus::BadPage),
         };
         if let Err(status) = installed {
-            active::release(cx.m, granter, GrantRef::new(op.gref), uses, Some(held));
+            let held = active::device_ref(&cx.hv.frames, frame, uses);
+            active::release(cx.m, granter, GrantRef::new(op.gref), uses, held);
             return Err(status);
         }
     }
-    Ok(held.into_raw())
+    Ok(frame)
 }
 
 /// Makes the CPU's mapping, which owns the frame from then on.
@@ -202,7 +217,7 @@ pub(super) fn unmap_one<M: Machine>(
         }
     };
     op.status = GrantStatus::Okay.raw();
-    let left = mapping.uses.only(!gone.by_host(), !gone.by_device());
+    let left = mapping.uses.without(gone);
     let last = left.is_empty();
     if !last {
         maptrack.put(handle, Mapping { uses: left, ..mapping.clone() });

@@ -115,7 +115,11 @@ impl Maptrack {
             return self.insert_in_new(mapping(), max());
         };
         let handle = GrantHandle::new(n);
-        slots.put(handle, mapping());
+        match slots.slots.get_mut(index(handle)) {
+            // What is free holds nothing: made in its place, there is nothing to be dropped.
+            Some(slot) if slot.is_none() => *slot = Some(mapping()),
+            _ => slots.put(handle, mapping()),
+        }
         Ok(handle)
     }
 

@@ -178,12 +178,16 @@ fn unmap_record<M: Machine>(
 
 #[inline(never)]
 fn unmap_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
-    let mut taken = None;
-    let told = unmap_record(cx, &mut ForOne, Record::alone(at)?, &mut taken);
-    if let Some(unmapped) = &taken {
-        map::finish(cx, unmapped);
+    let at = Record::<UNMAP>::alone(at)?;
+    let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
+    let taken = map::unmap_one(cx, &mut ForOne, &mut op);
+    let told = tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op));
+    // Whatever becomes of the guest's record.
+    if let Some(unmapped) = taken {
+        map::finish(cx, &unmapped);
     }
-    told.map(|()| 0).map_err(Exit::Err)
+    told?;
+    Ok(0)
 }
 
 #[inline(never)]

@@ -14,6 +14,7 @@ pub(crate) static CLOCK: FlushClock = FlushClock::new();
 const CR4_PGE: u64 = 1 << 7;
 
 /// Forgets all translations of guests, paging-structure caches included.
+#[inline(always)]
 pub(crate) fn flush_local() {
     // SAFETY: the same root.
     percpu::this().last_flush.flush(&CLOCK, || unsafe { regs::write_cr3(regs::read_cr3()) });
