@@ -17,7 +17,8 @@ const FLAT: f64 = 1.25;
 
 /// A machine to boot: what grows, pcpus, memory, dom0's memory.
 const MACHINES: [(&str, u32, u32, u32); 6] = [
-    ("domains", 1, 1024, 256),
+    // A thousand domains need more of the heap than a machine of 1 GiB has for records.
+    ("domains", 1, 2048, 256),
     ("channels", 1, 512, 256),
     ("frames", 1, 768, 384),
     ("pcpus", 1, 512, 256),
