@@ -36,6 +36,10 @@ unsafe impl Source for Frames {
         // The heap keeps a few words next to each allocation, and its maps in the first part.
         let overhead = 2 * PAGE_SIZE + layout.align();
         let frames_needed = layout.size().checked_add(overhead).ok_or(())?.div_ceil(PAGE_SIZE);
+        // Of the large ones only those aligned to more than a page come here.
+        if layout.size() >= LARGE && !frames::leave(frames_needed, KEPT_PART) {
+            return Err(());
+        }
         let count = frames_needed.max(STEP_FRAMES);
         let (pfn, count) = match frames::alloc(count) {
             Some(pfn) => (pfn, count),

@@ -93,9 +93,9 @@ impl LockedL1 {
     #[inline(always)]
     pub fn lock(frames: &FrameTable, mfn: Mfn, owner: DomId) -> Result<Self, Errno> {
         let page = frames.info(mfn).ok_or(Errno::Inval)?;
-        // Nobody is to be kept waiting for a table that is not his.
-        let waits = || page.count_info().is_owned_by(owner) && types::lock_l1_in_any_state(page);
-        if !types::try_lock_l1(page) && !waits() {
+        // Before the lock is touched: nobody waits for a table that is not his, nor has its owner wait.
+        let is_own = page.count_info().is_owned_by(owner);
+        if !is_own || !(types::try_lock_l1(page) || types::lock_l1_in_any_state(page)) {
             return Err(Errno::Inval);
         }
         let locked = Self { page, mfn };
