@@ -20,8 +20,8 @@ pub fn audit<M: Machine>(hv: &Hypervisor, m: &M, domains: &[Arc<Domain>]) -> Vec
         for dom in domains {
             grant::held_frames(dom, |mfn, ty| books.held(mfn, ty));
             registered_areas(dom, books);
-            // Control blocks and event words of the FIFO ABI.
-            dom.events.queue_frames().for_each(|mfn| books.held(mfn, Some(PageType::Writable)));
+            // Control blocks and event words of the FIFO ABI, and the map of lines that want an EOI.
+            dom.events.held_frames().for_each(|mfn| books.held(mfn, Some(PageType::Writable)));
         }
     }));
     wrong

@@ -88,10 +88,10 @@ fn check_peer(
 fn check_fifo(hv: &Hypervisor, this: &Domain) -> Vec<String> {
     let fifo = &this.events.fifo;
     let mut wrong: Vec<String> = fifo.faults().iter().map(|what| format!("{}: {what}", this.id)).collect();
-    for mfn in fifo.frames() {
+    for mfn in this.events.held_frames() {
         if !hv.frames.is_held_writable(mfn, this.id) {
             wrong.push(format!(
-                "{}: {mfn} is no writable frame of the domain's, but used for its queues",
+                "{}: {mfn} is no writable frame of the domain's, but used for its events",
                 this.id
             ));
         }

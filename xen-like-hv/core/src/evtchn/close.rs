@@ -7,7 +7,7 @@ use pv_abi::ids::EvtchnPort;
 
 use super::send::{self, EventPorts};
 use super::table::{Ends, Port, PortState, with_both_ends};
-use super::{fifo, pirq};
+use super::{eoi_map, fifo, pirq};
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
 use crate::port::{Cpu, Interrupts};
@@ -132,6 +132,7 @@ pub fn destroy(
     }
     close_all(hv, m, dom)?;
     fifo::stop(&hv.frames, dom);
+    eoi_map::release(&hv.frames, dom);
     pirq::release_all(hv, m, dom);
     hv.virqs.forget(dom.id);
     forget_ports(m, dom)

@@ -28,6 +28,7 @@
 //! | `virq` | virtual lines and who gets the global ones |
 //! | [`fifo`] | the FIFO ABI: queues, event words, the switch |
 //! | [`pirq`] | physical lines |
+//! | `eoi_map` | the page that tells which of them want an EOI |
 //! | `vcpu_info` | the vcpu's own page |
 //! | `audit` | the recount |
 //!
@@ -37,6 +38,7 @@
 mod audit;
 mod bind;
 mod close;
+mod eoi_map;
 pub mod fifo;
 mod op;
 pub mod pirq;
@@ -51,6 +53,7 @@ mod words;
 pub use audit::audit;
 pub use bind::{alloc_unbound, bind_interdomain, bind_ipi, bind_vcpu, bind_virq, status, virq_is_bound};
 pub use close::{Preempted, close, destroy, reset};
+pub use eoi_map::{EoiMapVersion, register as register_eoi_map};
 pub use op::event_channel_op;
 pub(crate) use op::{is_send, is_status, is_unmask, send_op, status_op, unmask_op};
 pub use send::{EventPorts, poll_port, send, send_domain_virq, send_global_virq, send_virq, unmask};

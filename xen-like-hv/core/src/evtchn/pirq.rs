@@ -26,7 +26,7 @@ use super::table::PortState;
 use crate::access;
 use crate::domain::Domain;
 use crate::hv::Hypervisor;
-use crate::port::{GsiConfig, Interrupts};
+use crate::port::{Frames, GsiConfig, Interrupts};
 
 /// A line that somebody has mapped.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +132,7 @@ pub fn bind_pirq(
             Some(line) if line.owner == dom.id && line.port == NO_PORT && !line.held_back => {
                 line.port = port;
                 line.in_service = false;
+                dom.events.eoi_map.tell(m, pirq, m.gsi_is_level(pirq));
                 true
             }
             // Somebody was faster between the check and here.
@@ -182,11 +183,21 @@ pub fn fired(hv: &Hypervisor, m: &(impl EventPorts + Interrupts), gsi: u32) {
     }
 }
 
-/// `PHYSDEVOP_eoi`: the guest has served the device, the line may fire again.
+/// `PHYSDEVOP_eoi`: the guest has served the device, the line may fire again. Where the domain shares its map of lines as
+/// version 1, the line's port is unmasked first.
 ///
 /// # Errors
 /// `EINVAL` where the domain has not bound it.
-pub fn eoi(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> Result<(), Errno> {
+pub fn eoi(
+    hv: &Hypervisor,
+    m: &(impl EventPorts + Interrupts),
+    dom: &Domain,
+    pirq: u32,
+) -> Result<(), Errno> {
+    if dom.events.eoi_map.unmasks() {
+        // Ports come before lines in the order of locks.
+        send::unmask(hv, m, dom, bound_port(hv, dom, pirq)?)?;
+    }
     let mut lines = hv.lines.lines.lock();
     let line = lines.get_mut(&pirq).filter(|line| line.owner == dom.id && line.port != NO_PORT);
     let line = line.ok_or(Errno::Inval)?;
@@ -194,6 +205,21 @@ pub fn eoi(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> Res
         m.unmask_gsi(pirq);
     }
     Ok(())
+}
+
+/// The port of a line that the domain has bound.
+fn bound_port(hv: &Hypervisor, dom: &Domain, pirq: u32) -> Result<EvtchnPort, Errno> {
+    let lines = hv.lines.lines.lock();
+    let line = lines.get(&pirq).filter(|line| line.owner == dom.id && line.port != NO_PORT);
+    line.map(|line| line.port).ok_or(Errno::Inval)
+}
+
+/// Writes the bits of all lines that the domain has bound into its map.
+pub(super) fn tell_all(hv: &Hypervisor, m: &(impl Frames + Interrupts), dom: &Domain) {
+    let lines = hv.lines.lines.lock();
+    for (&pirq, _) in lines.iter().filter(|(_, line)| line.owner == dom.id && line.port != NO_PORT) {
+        dom.events.eoi_map.tell(m, pirq, m.gsi_is_level(pirq));
+    }
 }
 
 /// Whether a line exists, for `PHYSDEVOP_irq_status_query`; every line of a PV guest wants an EOI.

@@ -13,6 +13,7 @@ use pv_abi::evtchn::FIFO_NR_CHANNELS;
 use pv_abi::ids::{DomId, EvtchnPort, Mfn, VcpuId, Virq};
 use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
 
+use super::eoi_map::EoiMap;
 use super::fifo::Fifo;
 use crate::domain::Domain;
 use crate::port::Frames;
@@ -267,6 +268,8 @@ pub struct DomainEvents {
     table: SpinLock<Table>,
     /// The queues, where the domain uses the FIFO ABI.
     pub(super) fifo: Fifo,
+    /// Which physical lines want an EOI, for the guest to read.
+    pub(super) eoi_map: EoiMap,
     /// Largest port that the toolstack allows.
     limit: core::sync::atomic::AtomicU32,
 }
@@ -276,6 +279,7 @@ impl Default for DomainEvents {
         Self {
             table: SpinLock::new(rank::EVTCHN, Table::with_first_group()),
             fifo: Fifo::default(),
+            eoi_map: EoiMap::default(),
             limit: core::sync::atomic::AtomicU32::new(FIFO_NR_CHANNELS - 1),
         }
     }
@@ -300,9 +304,9 @@ impl DomainEvents {
         self.limit.load(core::sync::atomic::Ordering::Relaxed).min(channels - 1)
     }
 
-    /// The guest's frames that its queues hold, once for each reference.
-    pub(crate) fn queue_frames(&self) -> impl Iterator<Item = Mfn> {
-        self.fifo.frames().into_iter()
+    /// The guest's frames that its queues and its EOI map hold, once for each reference.
+    pub(crate) fn held_frames(&self) -> impl Iterator<Item = Mfn> {
+        self.fifo.frames().into_iter().chain(self.eoi_map.frame())
     }
 
     /// Takes the lock.

@@ -133,6 +133,11 @@ impl Test {
         self.m().words(self.doms[dom].0.shared_info)[word].fetch_or(1 << (port % 64), SeqCst);
     }
 
+    pub(super) fn masked(&self, dom: usize, port: u32) -> bool {
+        let word = (0xa00 / 8) + usize::try_from(port / 64).unwrap();
+        self.word(dom, word * 8) >> (port % 64) & 1 != 0
+    }
+
     /// `(upcall pending, selector)` of a vcpu in the shared page.
     pub(super) fn vcpu_info(&self, dom: usize, vcpu: usize) -> (bool, u64) {
         (self.word(dom, vcpu * 64) & 0xff != 0, self.word(dom, vcpu * 64 + 8))

@@ -16,8 +16,8 @@ use pv_abi::memory::{
 };
 use pv_abi::physdev::{
     PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery, PhysdevManagePci,
-    PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevSetIopl, PhysdevSetupGsi,
-    PhysdevUnmapPirq,
+    PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPirqEoiGmfn, PhysdevSetIopl,
+    PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 use pv_abi::platform::{
     PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfPcpuinfo, XenpfSettime32, XenpfSettime64,
@@ -101,6 +101,8 @@ pub(super) fn machine() -> Vec<Scenario> {
         scenario!(PhysdevOp, P::ManagePciRemove, Dom0, |w| { pci_device(w); op(w, 16, &PhysdevManagePci { bus: 0, devfn: 8 }) }, also NoDev),
         scenario!(PhysdevOp, P::PciDeviceAdd, Dom0, |w| op(w, 25, &PhysdevPciDeviceAdd { devfn: 8, ..Default::default() })),
         scenario!(PhysdevOp, P::PciDeviceRemove, Dom0, |w| { pci_device(w); op(w, 26, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also NoDev),
+        scenario!(PhysdevOp, P::PirqEoiGmfnV1, Dom0, |w| { bound_line(w); op(w, 17, &PhysdevPirqEoiGmfn { gmfn: w.dom0.mfns[8].raw() }) }, also Busy),
+        scenario!(PhysdevOp, P::PirqEoiGmfnV2, Guest, |w| op(w, 28, &PhysdevPirqEoiGmfn { gmfn: w.guest.mfns[8].raw() }), also Busy),
         scenario!(EventChannelOp, EvtchnOp::BindPirq, Dom0, |w| { gsi(w, 17); op(w, 2, &EvtchnBindPirq { pirq: 17, flags: 0, port: 0 }) }),
         scenario!(SchedOp, SchedOp::RemoteShutdown, Dom0, |w| op(w, 4, &SchedRemoteShutdown { domain_id: GUEST.raw(), _pad: 0, reason: 0 })),
         scenario!(SchedOp, SchedOp::PinOverride, Dom0, |w| op(w, 7, &SchedPinOverride { pcpu: 0 })),

@@ -1,7 +1,6 @@
 //! `HYPERVISOR_physdev_op`: interrupt lines and I/O privilege.
 //!
-//! Message-signalled interrupts and the EOI bitmap are not offered (`ENOSYS`): a dom0 uses line interrupts and an explicit
-//! EOI.
+//! Message-signalled interrupts are not offered (`ENOSYS`): a dom0 uses line interrupts.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
@@ -10,8 +9,8 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 use pv_abi::physdev::{
     IrqStatus, MapPirqType, PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery,
-    PhysdevManagePci, PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevSetIopl,
-    PhysdevSetupGsi, PhysdevUnmapPirq,
+    PhysdevManagePci, PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPirqEoiGmfn,
+    PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 
 use super::GuestPtr;
@@ -19,7 +18,7 @@ use crate::access;
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::error::{Args, HypercallResult};
-use crate::evtchn::pirq;
+use crate::evtchn::{self, EoiMapVersion, pirq};
 use crate::pci::Address;
 use crate::port::{GsiConfig, Machine};
 
@@ -67,6 +66,8 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
             let op: PhysdevPciDevice = GuestPtr::new(at)?.read(cx.m)?;
             cx.hv.pci.remove(cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
         }
+        PhysdevOp::PirqEoiGmfnV1 => share_eoi_map(cx, at, EoiMapVersion::V1)?,
+        PhysdevOp::PirqEoiGmfnV2 => share_eoi_map(cx, at, EoiMapVersion::V2)?,
         _ => return Err(Errno::NoSys.into()),
     }
     Ok(0)
@@ -75,6 +76,11 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
 /// What the older calls name.
 fn on_first_segment(op: &PhysdevManagePci) -> Address {
     Address { segment: 0, bus: op.bus, devfn: op.devfn }
+}
+
+fn share_eoi_map<M: Machine>(cx: &Cx<'_, M>, at: u64, version: EoiMapVersion) -> Result<(), Errno> {
+    let op: PhysdevPirqEoiGmfn = GuestPtr::new(at)?.read(cx.m)?;
+    evtchn::register_eoi_map(cx.hv, cx.m, cx.dom, op.gmfn, version)
 }
 
 fn irq_status_query<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
