@@ -19,7 +19,7 @@ use crate::arch::entry::cpu_info::work;
 use crate::arch::entry::current::{cpu_info, set_mode};
 use crate::arch::entry::{stubs, words};
 use crate::arch::irq::{ioapic, ipi};
-use crate::arch::mm::{layout, tlb};
+use crate::arch::mm::{layout, ram, tlb};
 use crate::arch::time;
 use crate::{arch, console, percpu};
 
@@ -59,16 +59,24 @@ impl Frames for Metal {
         unsafe { &*at }
     }
 
+    #[inline(always)]
     fn zero(&self, mfn: Mfn) {
         // SAFETY: one frame of RAM through the direct map; shared words are only ever accessed as bytes or atomics, and a
         // guest that races sees its own memory change.
-        unsafe { core::ptr::write_bytes(pointer(mfn, 0, 4096), 0, 4096) };
+        unsafe { ram::zero_page(pointer(mfn, 0, 4096)) };
     }
 
     #[inline(always)]
     fn copy(&self, src: Mfn, src_offset: usize, dst: Mfn, dst_offset: usize, len: usize) {
-        // SAFETY: both ranges lie in frames of RAM; `copy` allows the same frame on both sides.
-        unsafe { core::ptr::copy(pointer(src, src_offset, len), pointer(dst, dst_offset, len), len) };
+        let (from, to) = (pointer(src, src_offset, len), pointer(dst, dst_offset, len));
+        if src == dst {
+            // SAFETY: both ranges lie in a frame of RAM; `copy` allows them to overlap.
+            unsafe { core::ptr::copy(from, to, len) };
+        } else {
+            // SAFETY: the ranges lie in two frames of RAM; shared words are only ever accessed as bytes or atomics, and a
+            // guest that races sees its own memory change.
+            unsafe { ram::copy_apart(from, to, len) };
+        }
     }
 
     fn read(&self, mfn: Mfn, offset: usize, dst: &mut [u8]) {

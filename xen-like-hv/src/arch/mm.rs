@@ -3,6 +3,7 @@
 pub(crate) mod boot_alloc;
 pub(crate) mod layout;
 pub(crate) mod paging;
+pub(crate) mod ram;
 pub(crate) mod tables;
 pub(crate) mod tlb;
 pub(crate) mod windows;
