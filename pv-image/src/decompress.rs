@@ -1,4 +1,4 @@
-//! Unpacking of kernel payloads: gzip, XZ and the LZ4 legacy frame.
+//! Unpacking of kernel payloads: gzip, XZ and the LZ4 legacy frame; Zstandard is [`crate::zstd`]'s.
 //!
 //! Except for gzip, which carries its own, the kernel's build appends the unpacked length as a
 //! little-endian `u32` to the packed stream. That length is only an upper bound for us: it decides the
@@ -10,6 +10,7 @@ use xz4rust::{XzDecoder, XzError, XzNextBlockResult};
 
 use crate::bytes::u32_at;
 use crate::error::ImageError;
+use crate::zstd;
 
 /// XZ streams of kernels use at most this dictionary (the build uses 32 MiB).
 const XZ_MAX_DICT: usize = 64 << 20;
@@ -27,7 +28,7 @@ pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, ImageE
         [0x1f, 0x8b, ..] => gunzip(payload, limit),
         [0xfd, b'7', b'z', b'X'] => unxz(payload, limit),
         LZ4_LEGACY_MAGIC => unlz4(payload, limit),
-        [0x28, 0xb5, 0x2f, 0xfd] => Err(ImageError::UnsupportedCompression("zstd")),
+        zstd::MAGIC => zstd::unzstd(payload, limit),
         [b'B', b'Z', b'h', _] => Err(ImageError::UnsupportedCompression("bzip2")),
         [0x89, b'L', b'Z', b'O'] => Err(ImageError::UnsupportedCompression("lzo")),
         [0x5d, 0, 0, _] => Err(ImageError::UnsupportedCompression("lzma")),
@@ -36,7 +37,7 @@ pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, ImageE
 }
 
 /// A zeroed buffer of the stream's stated length.
-fn output(len: u32, limit: usize) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn output(len: u32, limit: usize) -> Result<Vec<u8>, ImageError> {
     let need = usize::try_from(len).map_err(|_| ImageError::OutOfMemory)?;
     if need > limit {
         return Err(ImageError::TooLarge { need: u64::from(len), limit: limit as u64 });
@@ -44,7 +45,7 @@ fn output(len: u32, limit: usize) -> Result<Vec<u8>, ImageError> {
     zeroed(need)
 }
 
-fn zeroed(len: usize) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn zeroed(len: usize) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| ImageError::OutOfMemory)?;
     bytes.resize(len, 0);
@@ -52,7 +53,7 @@ fn zeroed(len: usize) -> Result<Vec<u8>, ImageError> {
 }
 
 /// Splits the appended length off.
-fn split_length(payload: &[u8]) -> Result<(&[u8], u32), ImageError> {
+pub(crate) fn split_length(payload: &[u8]) -> Result<(&[u8], u32), ImageError> {
     let at = payload.len().checked_sub(4).ok_or(ImageError::Truncated("bzImage payload"))?;
     let len = u32_at(payload, at).ok_or(ImageError::Truncated("bzImage payload"))?;
     Ok((payload.get(..at).unwrap_or_default(), len))
@@ -164,7 +165,7 @@ fn gzip_header_len(file: &[u8]) -> Option<usize> {
     Some(at)
 }
 
-fn exact(mut out: Vec<u8>, done: usize, what: &'static str) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn exact(mut out: Vec<u8>, done: usize, what: &'static str) -> Result<Vec<u8>, ImageError> {
     if done != out.len() {
         return Err(ImageError::DamagedPayload(what));
     }
@@ -295,10 +296,7 @@ mod tests {
 
     #[test]
     fn unknown_methods_are_named() {
-        assert_eq!(
-            decompress(&[0x28, 0xb5, 0x2f, 0xfd, 0], 10),
-            Err(ImageError::UnsupportedCompression("zstd"))
-        );
+        assert_eq!(decompress(b"BZh91AY", 10), Err(ImageError::UnsupportedCompression("bzip2")));
         assert_eq!(decompress(b"abcdef", 10), Err(ImageError::UnknownCompression(*b"abcd")));
     }
 }

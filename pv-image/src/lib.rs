@@ -31,6 +31,7 @@ mod plan;
 mod render;
 mod start;
 mod tables;
+mod zstd;
 
 pub use bzimage::unpack;
 pub use elf::Segment;

@@ -1,16 +1,19 @@
 //! Cases with Debian's Linux as an ordinary domain: typing at its console, vcpus, disks, memory, and its ends.
 
+use crate::bad_kernels;
 use crate::domu::{
     self, BOOT_LIMIT, Lab, SHORT, attach, boot, claim, gone, no_complaints, nothing_left, settled, until,
 };
 use crate::failure::{Failure, Result};
 use crate::linux::Flavour;
 use crate::paths;
+use crate::setup;
 use crate::suite::{Case, Context, Needs, Outcome};
 use crate::system::System;
+use crate::tools;
 use crate::typed::Typed;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The cases.
@@ -20,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new("linux-domu_has_devices_that_come_and_go", Needs::Images, hotplug),
         Case::new("linux-domu_ends_as_configured", Needs::Images, endings),
         Case::new("linux-domu_boots_from_its_disk", Needs::Images, root),
+        Case::new("linux-domu_boots_packed_with_zstd", Needs::Images, zstd),
     ];
     cases.push(Case::new("linux-domu_with_any_number_of_vcpus", Needs::Images, matrix));
     cases
@@ -301,10 +305,7 @@ fn faults_at_once(system: &mut System) -> Result<()> {
 fn broken_kernel() -> Result<Option<PathBuf>> {
     const UD2: [u8; 2] = [0x0f, 0x0b];
     let Some(kernel) = Flavour::Cloud.kernel() else { return Ok(None) };
-    let packed = domu::read(&kernel)?;
-    let mut elf = pv_image::unpack(&packed, 256 << 20)
-        .map_err(|error| Failure::new(format!("{}: {error}", kernel.display())))?
-        .into_owned();
+    let mut elf = unpacked(&kernel)?;
     let at = {
         let image = pv_image::KernelImage::parse(&elf).map_err(|error| Failure::new(error.to_string()))?;
         let offset = image.entry().wrapping_sub(image.virt_base());
@@ -318,6 +319,48 @@ fn broken_kernel() -> Result<Option<PathBuf>> {
     let file = paths::target().join("linux/broken");
     paths::write(&file, elf)?;
     Ok(Some(file))
+}
+
+// ---- Packed as other distributions pack it ----------------------------------------------------------------------
+
+fn zstd(context: &Context) -> Result<Outcome> {
+    let Some(kernel) = zstd_kernel()? else { return Ok(Outcome::Skipped("no Linux kernel here".into())) };
+    let mut lab = lab("zstd", Flavour::Cloud, 1);
+    lab.files = vec![(kernel, "zstd")];
+    lab.configs = vec![("linux", "kernel = 'zstd'\nramdisk = 'ramdisk'")];
+    lab.run(context, |system| {
+        let mut typed = boot(system, "linux")?;
+        no_complaints(&mut typed)?;
+        typed.keys("poweroff -f\n")?;
+        gone(system, "linux")?;
+        Ok(String::new())
+    })
+}
+
+/// Linux's kernel packed anew, with the window of 128 MiB that its own build takes. `None` where there is no kernel.
+fn zstd_kernel() -> Result<Option<PathBuf>> {
+    let Some(kernel) = Flavour::Cloud.kernel() else { return Ok(None) };
+    setup::need(&[setup::ZSTD])?;
+    let elf = unpacked(&kernel)?;
+    let dir = paths::target().join("linux");
+    let (plain, frame) = (dir.join("unpacked"), dir.join("unpacked.zst"));
+    paths::write(&plain, &elf)?;
+    let mut pack = tools::command("zstd");
+    pack.args(["-q", "-f", "-6", "--long=27", "-o"]).arg(&frame).arg(&plain);
+    tools::quietly("zstd", &mut pack)?;
+    let mut payload = domu::read(&frame)?;
+    payload.extend(u32::try_from(elf.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let file = dir.join("zstd");
+    paths::write(&file, bad_kernels::packed(&payload))?;
+    Ok(Some(file))
+}
+
+/// The ELF inside a kernel's file.
+fn unpacked(kernel: &Path) -> Result<Vec<u8>> {
+    let elf = pv_image::unpack(&domu::read(kernel)?, 256 << 20)
+        .map_err(|error| Failure::new(format!("{}: {error}", kernel.display())))?
+        .into_owned();
+    Ok(elf)
 }
 
 // ---- From its disk ----------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ pub(crate) const MTOOLS: Tool = Tool { binary: "mformat", package: "mtools" };
 pub(crate) const IPERF3: Tool = Tool { binary: "iperf3", package: "iperf3" };
 /// Compiles libFuzzer.
 pub(crate) const CXX: Tool = Tool { binary: "g++", package: "g++" };
+/// Packs kernels as other distributions do.
+pub(crate) const ZSTD: Tool = Tool { binary: "zstd", package: "zstd" };
 /// Makes a distribution's root file system.
 pub(crate) const DEBOOTSTRAP: Tool = Tool { binary: "debootstrap", package: "debootstrap" };
 /// The debugger.

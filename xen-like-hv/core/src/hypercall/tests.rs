@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use proptest::prelude::*;
 use pv_abi::callback::{CallbackOp, CallbackRegister, CallbackType};
 use pv_abi::errno::Errno;
+use pv_abi::evtchn::{EvtchnBindVirq, EvtchnOp, VirqKind};
 use pv_abi::hypercall::Hypercall;
 use pv_abi::ids::{DomId, Mfn};
 use pv_abi::mmu::MulticallEntry;
@@ -522,6 +523,25 @@ fn one_shot_timers_obey_their_rules() {
     assert_eq!(due(), Some(7777));
     assert_eq!(t.call(Hypercall::SetTimerOp, [0; 5]), Ok(0));
     assert_eq!(due(), None);
+}
+
+#[test]
+fn a_time_that_has_come_is_told_at_once() {
+    let t = Test::new();
+    t.w.m.now_ns.store(1000, Relaxed);
+    let bind = EvtchnBindVirq { virq: VirqKind::Timer.raw(), vcpu: 0, port: 0 };
+    assert_eq!(t.op(Hypercall::EventChannelOp, EvtchnOp::BindVirq.raw(), &bind), Ok(0));
+    // The pending bits of the first 64 ports.
+    let told = || t.w.m.words(t.dom.shared_info)[0x100].swap(0, Relaxed) != 0;
+    let due = || t.v.sched.timers.deadline(TimerKind::Singleshot);
+    let set = |at| t.call(Hypercall::SetTimerOp, [at, 0, 0, 0, 0]);
+    for at in [1000, 999, 1] {
+        assert_eq!(set(1001), Ok(0));
+        assert!(!told() && due() == Some(1001));
+        assert_eq!(set(at), Ok(0));
+        assert!(told(), "{at}");
+        assert_eq!(due(), None, "the timer that was set is gone");
+    }
 }
 
 #[test]

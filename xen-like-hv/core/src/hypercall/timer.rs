@@ -1,6 +1,7 @@
-//! `HYPERVISOR_set_timer_op`: the older form of the one-shot timer.
+//! `HYPERVISOR_set_timer_op`, the older form of the one-shot timer.
 
 use crate::cx::Cx;
+use crate::domain::notify;
 use crate::error::{Args, HypercallResult};
 use crate::port::Machine;
 use crate::sched::timers::TimerKind;
@@ -25,6 +26,19 @@ pub fn set_timer_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallRes
     let negative = at >> 63 != 0;
     let deadline =
         if negative || at.saturating_sub(now) >= FAR_NS { now.saturating_add(SOON_NS) } else { at };
-    cx.hv.sched.set_timer(cx.m, cx.vcpu, TimerKind::Singleshot, deadline);
+    if deadline > now {
+        cx.hv.sched.set_timer(cx.m, cx.vcpu, TimerKind::Singleshot, deadline);
+    } else {
+        goes_off(cx);
+    }
     Ok(0)
+}
+
+/// A time that has come needs no timer: its event is sent at once, in less time than the pcpu's timer could be set and
+/// go off.
+#[cold]
+#[inline(never)]
+fn goes_off<M: Machine>(cx: &Cx<'_, M>) {
+    cx.hv.sched.stop_timer(cx.vcpu, TimerKind::Singleshot);
+    notify::timer(cx.hv, cx.m, cx.vcpu);
 }

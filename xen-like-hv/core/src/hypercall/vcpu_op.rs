@@ -149,7 +149,7 @@ fn register_time<M: Machine>(cx: &Cx<'_, M>, v: &Arc<Vcpu>, arg: u64) -> Hyperca
     Ok(0)
 }
 
-/// A time in the past goes off at once, unless the guest asked to be told (`ETIME`).
+/// A time in the past goes off as soon as the pcpu's timer does, unless the guest asked to be told (`ETIME`).
 fn set_singleshot<M: Machine>(cx: &Cx<'_, M>, v: &Arc<Vcpu>, arg: u64) -> HypercallResult {
     own(cx, v)?;
     let set = GuestPtr::<VcpuSetSingleshotTimer>::new(arg)?.read(cx.m)?;
