@@ -185,7 +185,8 @@ impl Tlb for Metal {
     #[inline]
     fn flush_local(&self, scope: FlushScope) {
         match scope {
-            FlushScope::All => tlb::flush_local(),
+            // Only guests' entries ask for it, and they run on a stack block.
+            FlushScope::All => tlb::flush_as(cpu_info().record),
             FlushScope::Page(va) => regs::invlpg(va.raw()),
         }
     }

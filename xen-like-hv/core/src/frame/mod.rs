@@ -616,6 +616,21 @@ impl FrameTable {
         Ok(LeafRef::new(page, writable))
     }
 
+    /// As [`Self::get_leaf`], where that is a matter of counting and nothing is in the way; `None`: nothing is taken, and
+    /// that tells.
+    #[inline(always)]
+    pub(crate) fn get_leaf_at_once(&self, mfn: Mfn, owner: DomId, writable: bool) -> Option<LeafRef<'_>> {
+        let page = self.info(mfn)?;
+        if !counts::get_at_once(page, CountInfo::least_of(owner)) {
+            return None;
+        }
+        let page = PageRef { table: self, page, mfn };
+        if writable && !types::get_writable_once_more(page.page) {
+            return None;
+        }
+        Some(LeafRef::new(page, writable))
+    }
+
     /// Brings stored references back, as [`Self::adopt`].
     pub fn adopt_leaf(&self, mfn: Mfn, writable: bool) -> Option<LeafRef<'_>> {
         Some(LeafRef::new(self.adopt(mfn)?, writable))

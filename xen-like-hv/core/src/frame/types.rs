@@ -159,6 +159,13 @@ pub(crate) fn get_writable_again(page: &PageInfo) -> bool {
     page.swap_type_info(now, now.plus_one()).is_ok()
 }
 
+/// [`get_writable_again`] of a frame that is in use so, and of no other.
+#[inline(always)]
+pub(crate) fn get_writable_once_more(page: &PageInfo) -> bool {
+    let now = page.type_info();
+    now.has_uses_as(PageType::Writable, 1) && page.swap_type_info(now, now.plus_one()).is_ok()
+}
+
 #[cold]
 fn get_first_writable(page: &PageInfo) -> bool {
     page.swap_type_info(IDLE_WRITABLE, IDLE_WRITABLE.plus_one().with_validated()).is_ok()

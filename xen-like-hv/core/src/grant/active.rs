@@ -23,7 +23,7 @@ use hv_sync::{SpinLock, rank};
 use pv_abi::grant::{GntmapFlags, GrantEntryV1, GrantFlags, GrantStatus, V1_ENTRIES_PER_FRAME};
 use pv_abi::ids::{DomId, GrantRef, Mfn};
 
-use super::word::{Access, clear_flags, mark_used};
+use super::word::{Access, clear_flags, mark_at_once, mark_used};
 use crate::domain::Domain;
 use crate::frame::{FrameTable, LeafRef};
 use crate::port::{Cpu, Frames, Tlb};
@@ -58,6 +58,12 @@ impl Uses {
     #[inline(always)]
     pub(super) const fn by_device(self) -> bool {
         self.0.contains(GntmapFlags::DEVICE_MAP)
+    }
+
+    /// By a CPU alone, whose mapping was named by its address.
+    #[inline(always)]
+    pub(super) fn are_plain(self) -> bool {
+        self.0 & Self::WHO.union(GntmapFlags::CONTAINS_PTE) == GntmapFlags::HOST_MAP
     }
 
     /// By nobody.
@@ -143,6 +149,12 @@ impl Pins {
         pins
     }
 
+    /// One of each of these uses.
+    #[inline(always)]
+    fn of(uses: Uses) -> Self {
+        Self(uses.pins())
+    }
+
     /// With one more of these uses; `None` where there are as many as can be counted: then a count's highest bit falls.
     #[inline(always)]
     fn plus(self, uses: Uses) -> Option<Self> {
@@ -155,6 +167,10 @@ impl Pins {
     #[inline(always)]
     fn minus(self, uses: Uses) -> Option<Self> {
         let one = uses.pins();
+        // Nearly always nobody else uses the entry.
+        if self.0 == one {
+            return Some(Self(0));
+        }
         let rest = self.0.wrapping_sub(one);
         if !self.0 & rest & one << (PIN_BITS - 1) == 0 { Some(Self(rest)) } else { None }
     }
@@ -317,6 +333,32 @@ pub(super) fn claim<'t>(
     }
 }
 
+/// As [`claim`] of an entry that nobody uses yet, where nothing is in the way; `None`: nothing is claimed, and that tells.
+#[inline(always)]
+pub(super) fn claim_at_once<'t>(
+    frames: &'t FrameTable,
+    m: &impl Frames,
+    granter: &Domain,
+    gref: GrantRef,
+    grantee: DomId,
+    uses: Uses,
+) -> Option<LeafRef<'t>> {
+    let mut table = granter.grants.granter.table.lock();
+    if table.dying || granter.is_dying() {
+        return None;
+    }
+    let (shared, active) = table.entry(m, gref)?;
+    let shared = shared.filter(|_| active.pins.is_empty())?;
+    let frame = mark_at_once(shared, grantee, uses.access())?;
+    let held = frames.get_leaf_at_once(Mfn::new(u64::from(frame)), granter.id, uses.writes());
+    if held.is_some() {
+        *active = Active { pins: Pins::of(uses), domid: grantee, frame };
+    } else {
+        clear_stale(Some(shared), Pins::default());
+    }
+    held
+}
+
 /// The frame of an entry that is pinned already, for one claim more; `None` where it does not serve that, too.
 #[inline(never)]
 fn frame_in_use(shared: &AtomicU64, active: &Active, grantee: DomId, access: Access) -> Option<u32> {
@@ -361,9 +403,7 @@ pub(super) fn release(
         }
         return;
     };
-    let Some(rest) = active.pins.minus(uses) else {
-        panic!("grant {gref} of {} unpinned too often", granter.id)
-    };
+    let Some(rest) = active.pins.minus(uses) else { unpinned_too_often(granter.id, gref) };
     if !seeded!(ReleaseKeepsPin) {
         active.pins = rest;
     }
@@ -371,6 +411,13 @@ pub(super) fn release(
         held.put();
     }
     clear_stale(shared, active.pins);
+}
+
+/// Apart, so that what is said does not cost those who unpin.
+#[cold]
+#[inline(never)]
+fn unpinned_too_often(granter: DomId, gref: GrantRef) -> ! {
+    panic!("grant {gref} of {granter} unpinned too often")
 }
 
 impl Granter {

@@ -29,9 +29,15 @@ fn host_address(uses: Uses, raw: u64) -> HostAddress {
 
 /// The software bits that the guest wants in its entry.
 #[inline(always)]
-fn avail_bits(flags: GntmapFlags) -> PteFlags {
+pub(super) fn avail_bits(flags: GntmapFlags) -> PteFlags {
     let wanted = u64::from(flags.bits() >> GNTMAP_GUEST_AVAIL_SHIFT);
     PteFlags::from_bits_retain(wanted << PTE_AVAIL_SHIFT) & PteFlags::AVAIL
+}
+
+/// Who may use what is mapped so.
+#[inline(always)]
+pub(super) fn map_for(flags: GntmapFlags) -> MapFor {
+    if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel }
 }
 
 /// One `GNTTABOP_map_grant_ref`; fills in status, handle and bus address.
@@ -97,7 +103,7 @@ fn undo<M: Machine>(
 
 /// Makes sure that no vcpu of the caller reaches what was unmapped.
 #[inline(always)]
-fn flush<M: Machine>(cx: &Cx<'_, M>) {
+pub(super) fn flush<M: Machine>(cx: &Cx<'_, M>) {
     if seeded!(UnmapsWithoutFlush) {
         return;
     }
@@ -174,10 +180,8 @@ fn install<M: Machine>(
     frame: LeafRef<'_>,
 ) -> Result<(), GrantStatus> {
     let flags = GntmapFlags::from_bits_retain(op.flags);
-    let user =
-        if flags.contains(GntmapFlags::APPLICATION_MAP) { MapFor::Application } else { MapFor::Kernel };
     let at = host_address(uses, op.host_addr);
-    grant_map::install_host_mapping(cx, l1, at, frame, user, avail_bits(flags))
+    grant_map::install_host_mapping(cx, l1, at, frame, map_for(flags), avail_bits(flags))
         .map_err(|_| GrantStatus::GeneralError)
 }
 

@@ -5,6 +5,7 @@
 //! | free | a map has been made | mapped |
 //! | mapped | an unmap begins | taken |
 //! | taken | the unmap ends, or leaves a part | free, or mapped |
+//! | mapped | an unmap that nothing can stop any more, of all of it | free |
 //!
 //! A slot that is taken belongs to the call that took it: a second call finds a bad handle (XSA-218). A mapped slot that
 //! a device may use owns a reference to the frame for it, of the kind that its access needs (XSA-224). What a CPU uses is
@@ -123,6 +124,21 @@ impl Maptrack {
         Ok(handle)
     }
 
+    /// As [`Self::insert`], where there is a free handle; gives the mapping back otherwise.
+    #[inline(always)]
+    pub(super) fn insert_at_once(&self, mapping: Mapping) -> Result<GrantHandle, Mapping> {
+        let mut slots = self.slots.lock();
+        let Slots { slots, free } = &mut *slots;
+        let Some(n) = free.pop() else { return Err(mapping) };
+        let handle = GrantHandle::new(n);
+        match slots.get_mut(index(handle)) {
+            Some(slot @ None) => *slot = Some(mapping),
+            // What is free holds nothing.
+            _ => return Err(mapping),
+        }
+        Ok(handle)
+    }
+
     #[cold]
     fn insert_in_new(&self, mapping: Mapping, max: usize) -> Result<GrantHandle, GrantStatus> {
         let handle = self.take_new_handle(max)?;
@@ -197,6 +213,21 @@ impl Maptrack {
             return slot.clone();
         }
         slot.take()
+    }
+
+    /// Takes what a handle stands for and frees it, if `wanted` finds something in that; tells what it was.
+    #[inline(always)]
+    pub(super) fn remove_if<R>(
+        &self,
+        handle: GrantHandle,
+        wanted: impl FnOnce(&Mapping) -> Option<R>,
+    ) -> Option<(Mapping, R)> {
+        let mut slots = self.slots.lock();
+        let slot = slots.slots.get_mut(index(handle))?;
+        let found = wanted(slot.as_ref()?)?;
+        let mapping = slot.take()?;
+        slots.free(handle);
+        Some((mapping, found))
     }
 
     /// The first handle from `from` on that stands for something; for the end of the domain.

@@ -10,6 +10,7 @@
 //! | `active` | the granter's side: shared entries, what is in use, references |
 //! | `maptrack` | the mapper's side: handles |
 //! | `map`, `copy` | the operations |
+//! | `alone` | one map, one unmap of the usual kind, in few instructions |
 //! | `granter` | who is named |
 //! | `audit` | the recount |
 //!
@@ -20,8 +21,8 @@
 //! other means gives the frame up; the grant stays pinned then, and that alone.
 //!
 //! Locks: the granter's table (rank `GRANT`), the mapper's handles (rank `MAPTRACK`); page-table work is done with
-//! neither held. The other way round, a list of maps or unmaps keeps the L1 that it works on locked for some entries, and
-//! takes those two meanwhile: nobody who has one of them waits for a table.
+//! neither held. The other way round, a list of maps or unmaps keeps the L1 that it works on locked for some entries, `alone`
+//! for its one, and they take those two meanwhile: nobody who has one of them waits for a table.
 
 use alloc::sync::Arc;
 use core::sync::atomic::AtomicUsize;
@@ -31,6 +32,7 @@ use pv_abi::errno::Errno;
 use pv_abi::ids::Mfn;
 
 mod active;
+mod alone;
 mod audit;
 mod copy;
 mod granter;
@@ -45,6 +47,7 @@ mod word;
 pub(crate) use audit::mapped_frames;
 pub use audit::{audit, held_frames};
 pub use op::grant_table_op;
+pub(crate) use op::{is_copy, is_map, is_one, is_unmap, one_copy, one_map, one_unmap};
 
 use crate::domain::Domain;
 use crate::frame::{FrameTable, ShareAccess};

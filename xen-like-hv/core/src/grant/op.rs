@@ -14,7 +14,7 @@ use pv_abi::ids::DomId;
 use zerocopy::{FromBytes, Immutable, IntoBytes, transmute};
 
 use super::granter::LastGranter;
-use super::{copy, map};
+use super::{alone, copy, map};
 use crate::access;
 use crate::cx::Cx;
 use crate::domain::Domain;
@@ -31,6 +31,30 @@ const BATCH: usize = 32;
 /// The only version of tables.
 const VERSION_1: u32 = 1;
 
+/// Whether the arguments name one operation: [`one_map`], [`one_unmap`], [`one_copy`], or a rarer one.
+#[inline(always)]
+pub(crate) fn is_one(args: &Args) -> bool {
+    args.low32(2) == 1
+}
+
+/// Whether the command is that of [`one_map`].
+#[inline(always)]
+pub(crate) fn is_map(args: &Args) -> bool {
+    args.low32(0) == GnttabOp::MapGrantRef.raw()
+}
+
+/// Whether it is that of [`one_unmap`].
+#[inline(always)]
+pub(crate) fn is_unmap(args: &Args) -> bool {
+    args.low32(0) == GnttabOp::UnmapGrantRef.raw()
+}
+
+/// Whether it is that of [`one_copy`].
+#[inline(always)]
+pub(crate) fn is_copy(args: &Args) -> bool {
+    args.low32(0) == GnttabOp::Copy.raw()
+}
+
 /// The hypercall: `(command, operations, count)`.
 ///
 /// # Errors
@@ -45,11 +69,11 @@ pub fn grant_table_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallR
         return Err(Errno::Inval.into());
     }
     match GnttabOp::from_raw(command).ok_or(Errno::NoSys)? {
-        GnttabOp::MapGrantRef if count == 1 => map_alone(cx, at),
+        GnttabOp::MapGrantRef if count == 1 => one_map(cx, args),
         GnttabOp::MapGrantRef => map(cx, args, count),
-        GnttabOp::UnmapGrantRef if count == 1 => unmap_alone(cx, at),
+        GnttabOp::UnmapGrantRef if count == 1 => one_unmap(cx, args),
         GnttabOp::UnmapGrantRef => unmap(cx, args, count),
-        GnttabOp::Copy if count == 1 => copy_alone(cx, at),
+        GnttabOp::Copy if count == 1 => one_copy(cx, args),
         GnttabOp::Copy => copy(cx, args, count),
         GnttabOp::SetupTable => setup_table(cx, at, count),
         GnttabOp::QuerySize => query_size(cx, at, count),
@@ -121,16 +145,39 @@ fn map_record<M: Machine>(
 ) -> Result<(), Errno> {
     let mut op: GnttabMapGrantRef = transmute!(fetch(cx, at)?);
     map::map_one(cx, granters, l1, &mut op);
+    tell_mapped(cx, at, op)
+}
+
+/// Writes back what a map tells.
+#[inline(always)]
+fn tell_mapped<M: Machine>(cx: &Cx<'_, M>, at: Record<MAP>, op: GnttabMapGrantRef) -> Result<(), Errno> {
     let words: [u64; MAP] = transmute!(op);
     // The last two have all that is told.
     let told = [words[MAP - 2], words[MAP - 1]];
     cx.m.write_words(at.part::<{ MAP - 2 }, 2>(), &told).map_err(|_| Errno::Fault)
 }
 
-#[inline(never)]
-fn map_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
-    map_record(cx, &mut LastGranter::default(), &mut ForOne, Record::alone(at)?)?;
+/// [`grant_table_op`] with a map alone.
+///
+/// # Errors
+/// `EFAULT`.
+#[inline(always)]
+pub(crate) fn one_map<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let at = Record::<MAP>::alone(args.get(1))?;
+    let mut op: GnttabMapGrantRef = transmute!(fetch(cx, at)?);
+    if alone::map(cx, &mut op) {
+        tell_mapped(cx, at, op)?;
+    } else {
+        unusual_map(cx, at)?;
+    }
     Ok(0)
+}
+
+/// A map alone of any kind. Nothing has come of a first reading: this is the one that counts.
+#[cold]
+#[inline(never)]
+fn unusual_map<M: Machine>(cx: &Cx<'_, M>, at: Record<MAP>) -> Result<(), Errno> {
+    map_record(cx, &mut LastGranter::default(), &mut ForOne, at)
 }
 
 #[inline(never)]
@@ -151,9 +198,13 @@ fn copy_record<M: Machine>(cx: &Cx<'_, M>, ends: &mut copy::Ends, at: Record<COP
     tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
 }
 
-#[inline(never)]
-fn copy_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
-    copy_record(cx, &mut copy::Ends::default(), Record::alone(at)?)?;
+/// [`grant_table_op`] with a copy alone.
+///
+/// # Errors
+/// `EFAULT`.
+#[inline(always)]
+pub(crate) fn one_copy<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    copy_record(cx, &mut copy::Ends::default(), Record::alone(args.get(1))?)?;
     Ok(0)
 }
 
@@ -176,9 +227,26 @@ fn unmap_record<M: Machine>(
     tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op))
 }
 
+/// [`grant_table_op`] with an unmap alone.
+///
+/// # Errors
+/// `EFAULT`.
+#[inline(always)]
+pub(crate) fn one_unmap<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
+    let at = Record::<UNMAP>::alone(args.get(1))?;
+    let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
+    if alone::unmap(cx, &mut op) {
+        tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op))?;
+    } else {
+        unusual_unmap(cx, at)?;
+    }
+    Ok(0)
+}
+
+/// An unmap alone of any kind. Nothing has come of a first reading: this is the one that counts.
+#[cold]
 #[inline(never)]
-fn unmap_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
-    let at = Record::<UNMAP>::alone(at)?;
+fn unusual_unmap<M: Machine>(cx: &Cx<'_, M>, at: Record<UNMAP>) -> Result<(), Errno> {
     let mut op: GnttabUnmapGrantRef = transmute!(fetch(cx, at)?);
     let taken = map::unmap_one(cx, &mut ForOne, &mut op);
     let told = tell_last::<M, UNMAP>(cx, at.part::<{ UNMAP - 1 }, 1>(), transmute!(op));
@@ -186,8 +254,7 @@ fn unmap_alone<M: Machine>(cx: &Cx<'_, M>, at: u64) -> HypercallResult {
     if let Some(unmapped) = taken {
         map::finish(cx, &unmapped);
     }
-    told?;
-    Ok(0)
+    told
 }
 
 #[inline(never)]

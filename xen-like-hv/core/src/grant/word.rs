@@ -34,6 +34,14 @@ pub(crate) fn mark_used(shared: &AtomicU64, grantee: DomId, access: Access) -> R
     Ok(GrantEntryV1::from_word(word).frame)
 }
 
+/// As [`mark_used`], where the entry serves and stands still; `None`: it is not marked, and that tells.
+#[inline(always)]
+pub(crate) fn mark_at_once(shared: &AtomicU64, grantee: DomId, access: Access) -> Option<u32> {
+    let word = shared.load(SeqCst);
+    let marked = marked(word, grantee, access)?;
+    shared.compare_exchange(word, marked, SeqCst, SeqCst).is_ok().then(|| GrantEntryV1::from_word(word).frame)
+}
+
 /// [`mark_used`] of an entry that its granter changes at this moment: the word that was marked.
 #[cold]
 fn mark_changing(shared: &AtomicU64, grantee: DomId, access: Access) -> Option<u64> {

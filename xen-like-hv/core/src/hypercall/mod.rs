@@ -145,6 +145,21 @@ macro_rules! entry {
         }
         entry::<M>
     }};
+    // The same where each of several is long: none of them gets another one's stack frame, and the choice needs none.
+    ($handler:path, if $may_be_hot:path, $(and $is_hot:path => $hot:path),+) => {{
+        extern "C" fn entry<M: Machine>(a: u64, b: u64, c: u64, d: u64, e: u64, cx: &mut Cx<'_, M>) -> Reply {
+            let args = Args([a, b, c, d, e, 0]);
+            if $may_be_hot(&args) {
+                $(if $is_hot(&args) {
+                    let hot: Handler<M> = entry!($hot);
+                    return hot(a, b, c, d, e, cx);
+                })+
+            }
+            let others: Handler<M> = entry!($handler);
+            others(a, b, c, d, e, cx)
+        }
+        entry::<M>
+    }};
 }
 
 #[inline(always)]
@@ -231,7 +246,15 @@ const fn handler<M: Machine>(number: Hypercall) -> Handler<M> {
                 if evtchn::is_status => evtchn::status_op
             )
         }
-        Hypercall::GrantTableOp => entry!(grant::grant_table_op),
+        Hypercall::GrantTableOp => {
+            entry!(
+                grant::grant_table_op,
+                if grant::is_one,
+                and grant::is_map => grant::one_map,
+                and grant::is_unmap => grant::one_unmap,
+                and grant::is_copy => grant::one_copy
+            )
+        }
         Hypercall::PhysdevOp => entry!(physdev_op::physdev_op),
         Hypercall::MemoryOp => entry!(memory::memory_op),
         Hypercall::MmuUpdate => entry!(mmu::mmu_update, if mmu::is_single => mmu::single),

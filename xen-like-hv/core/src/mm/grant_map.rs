@@ -4,6 +4,7 @@
 //! may therefore overwrite it: the references are given up then, and the unmap finds another entry and fails.
 
 use core::borrow::Borrow;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use pv_abi::errno::Errno;
@@ -13,7 +14,7 @@ use pv_abi::pte::{Level, Pte, PteFlags};
 use super::update::LockedL1;
 use super::{leaf, pte_rules, walk};
 use crate::cx::Cx;
-use crate::frame::LeafRef;
+use crate::frame::{LeafRef, PageInfo};
 use crate::port::Machine;
 
 /// Where the caller wants, or has, a granted frame mapped.
@@ -57,6 +58,13 @@ pub fn install_host_mapping<M: Machine>(
 ) -> Result<(), Errno> {
     let (table, index) = l1.lock(cx, at)?;
     let word = table.borrow().entry(cx.m, index)?;
+    put_in(cx, word, frame, user, avail);
+    Ok(())
+}
+
+/// Puts a granted frame into an entry of a locked L1.
+#[inline(always)]
+fn put_in<M: Machine>(cx: &Cx<'_, M>, word: &AtomicU64, frame: LeafRef<'_>, user: MapFor, avail: PteFlags) {
     let mut flags = GRANT_ENTRY | avail & PteFlags::AVAIL;
     flags.set(PteFlags::RW, frame.is_writable());
     flags.set(PteFlags::GUEST_KERNEL, user == MapFor::Kernel);
@@ -66,7 +74,6 @@ pub fn install_host_mapping<M: Machine>(
     if old.is_present() {
         put_former(cx, old);
     }
-    Ok(())
 }
 
 /// Gives up what an entry owned that a grant's has replaced.
@@ -91,16 +98,69 @@ pub fn remove_host_mapping<M: Machine>(
     let page = cx.hv.frames.info(mfn).ok_or(Errno::Inval)?;
     let (table, index) = l1.lock(cx, at)?;
     let word = table.borrow().entry(cx.m, index)?;
-    let now = Pte::from_raw(word.load(Relaxed));
-    let looked_at = PteFlags::PRESENT | PteFlags::RW;
-    let mut wanted = PteFlags::PRESENT;
-    wanted.set(PteFlags::RW, writable);
-    if now.with_flags(now.flags() & looked_at) != Pte::new(mfn, wanted) {
+    if !is_mapping(word, mfn, writable) {
         return Err(Errno::Inval);
     }
     word.swap(0, SeqCst);
     leaf::put_ram(&cx.hv.frames, mfn, page, writable, cx.m.flush_clock());
     Ok(())
+}
+
+/// Whether an entry is still the mapping of a granted frame, made so.
+#[inline(always)]
+fn is_mapping(word: &AtomicU64, mfn: Mfn, writable: bool) -> bool {
+    let now = Pte::from_raw(word.load(Relaxed));
+    let looked_at = PteFlags::PRESENT | PteFlags::RW;
+    let mut wanted = PteFlags::PRESENT;
+    wanted.set(PteFlags::RW, writable);
+    now.with_flags(now.flags() & looked_at) == Pte::new(mfn, wanted)
+}
+
+/// The entry of an address of the caller's kernel, in a table that stays locked for it.
+#[derive(Debug)]
+#[must_use]
+pub struct LockedEntry<'m> {
+    word: &'m AtomicU64,
+    _table: LockedL1,
+}
+
+/// What is known of a frame that an entry maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapped {
+    page: &'static PageInfo,
+    mfn: Mfn,
+}
+
+impl<'m> LockedEntry<'m> {
+    /// The entry of `va`, if its table is found and is free at this moment; `None`: nothing is locked.
+    #[inline(always)]
+    pub fn at_once<M: Machine>(cx: &Cx<'m, M>, va: GuestVa) -> Option<Self> {
+        let (frames, m) = (&cx.hv.frames, cx.m);
+        let root = cx.vcpu.mm.kernel_root()?;
+        let (mfn, index) = walk::find_l1_entry(frames, m, root, va)?;
+        let table = LockedL1::lock_at_once(frames, mfn, cx.dom.id)?;
+        Some(Self { word: m.words(mfn).get(index)?, _table: table })
+    }
+
+    /// What [`install_host_mapping`] does.
+    #[inline(always)]
+    pub fn fill<M: Machine>(self, cx: &Cx<'_, M>, frame: LeafRef<'_>, user: MapFor, avail: PteFlags) {
+        put_in(cx, self.word, frame, user, avail);
+    }
+
+    /// The frame, if this is still its mapping, as [`remove_host_mapping`] asks.
+    #[inline(always)]
+    pub fn mapped<M: Machine>(&self, cx: &Cx<'_, M>, mfn: Mfn, writable: bool) -> Option<Mapped> {
+        let page = cx.hv.frames.info(mfn)?;
+        is_mapping(self.word, mfn, writable).then_some(Mapped { page, mfn })
+    }
+
+    /// Takes the mapping away that [`Self::mapped`] has found.
+    #[inline(always)]
+    pub fn clear<M: Machine>(self, cx: &Cx<'_, M>, was: Mapped, writable: bool) {
+        self.word.swap(0, SeqCst);
+        leaf::put_ram(&cx.hv.frames, was.mfn, was.page, writable, cx.m.flush_clock());
+    }
 }
 
 /// How long the L1 of an entry stays locked.

@@ -102,6 +102,17 @@ impl LockedL1 {
         if page.count_info().is_owned_by(owner) { Ok(locked) } else { Err(Errno::Inval) }
     }
 
+    /// As [`Self::lock`], if it is free at this moment; `None`: nothing is locked, and that tells.
+    #[inline(always)]
+    pub fn lock_at_once(frames: &FrameTable, mfn: Mfn, owner: DomId) -> Option<Self> {
+        let page = frames.info(mfn)?;
+        if !page.count_info().is_owned_by(owner) || !types::try_lock_l1(page) {
+            return None;
+        }
+        let locked = Self { page, mfn };
+        page.count_info().is_owned_by(owner).then_some(locked)
+    }
+
     /// Its frame.
     #[must_use]
     #[inline(always)]

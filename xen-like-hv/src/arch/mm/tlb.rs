@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "reloads control registers")]
 
 use crate::arch::cpu::regs;
-use crate::percpu;
+use crate::percpu::{self, PerCpu};
 use hv_sync::FlushClock;
 
 /// The flush clock. The short ways of `arch/entry` advance it with their loads of CR3.
@@ -16,8 +16,14 @@ const CR4_PGE: u64 = 1 << 7;
 /// Forgets all translations of guests, paging-structure caches included.
 #[inline(always)]
 pub(crate) fn flush_local() {
+    flush_as(percpu::this());
+}
+
+/// [`flush_local`] where the running pcpu's record is at hand.
+#[inline(always)]
+pub(crate) fn flush_as(this: &PerCpu) {
     // SAFETY: the same root.
-    percpu::this().last_flush.flush(&CLOCK, || unsafe { regs::write_cr3(regs::read_cr3()) });
+    this.last_flush.flush(&CLOCK, || unsafe { regs::write_cr3(regs::read_cr3()) });
 }
 
 /// Forgets all translations, global ones too: for changes of the hypervisor's own (SDM volume 3, 4.10.4.1: a change of
