@@ -41,7 +41,7 @@ fn xsa_228_an_entry_is_ended_or_used() {
                 in_use.store(1, SeqCst);
                 assert_eq!(frame, 7);
                 in_use.store(0, SeqCst);
-                clear_flags(Some(word), GrantFlags::READING | GrantFlags::WRITING);
+                clear_flags(word, GrantFlags::READING | GrantFlags::WRITING);
             }
         });
         if end_access(&all.0) {

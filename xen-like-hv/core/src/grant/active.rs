@@ -238,17 +238,11 @@ pub(super) struct GrantTable {
 }
 
 impl GrantTable {
-    /// An entry: the shared one, unless the frames have been given up, and the record.
+    /// The frame of entries in which an entry is, and its place there.
     #[inline(always)]
-    fn entry<'m>(
-        &mut self,
-        m: &'m impl Frames,
-        gref: GrantRef,
-    ) -> Option<(Option<&'m AtomicU64>, &mut Active)> {
+    fn group(&mut self, gref: GrantRef) -> Option<(&mut Group, usize)> {
         let index = usize::try_from(gref.raw()).ok()?;
-        let Group { shared, active } = self.groups.get_mut(index / PER_FRAME)?;
-        let shared = shared.map(|mfn| &m.words(mfn)[index % PER_FRAME]);
-        Some((shared, &mut active[index % PER_FRAME]))
+        Some((self.groups.get_mut(index / PER_FRAME)?, index % PER_FRAME))
     }
 
     /// All records with their references, and what their shared entries say; for the audit.
@@ -287,7 +281,7 @@ impl Default for Granter {
 
 /// Clears the flags of a shared entry that are wrong now that it has these pins.
 #[inline(always)]
-fn clear_stale(shared: Option<&AtomicU64>, pins: Pins) {
+fn clear_stale(shared: &AtomicU64, pins: Pins) {
     if pins.is_empty() {
         clear_flags(shared, GrantFlags::READING | GrantFlags::WRITING);
     } else if !pins.has_writers() {
@@ -314,7 +308,10 @@ pub(super) fn claim<'t>(
     if table.dying || granter.is_dying() {
         return Err(GrantStatus::BadDomain);
     }
-    let Some((Some(shared), active)) = table.entry(m, gref) else { return Err(GrantStatus::BadGntref) };
+    let Some((Group { shared: Some(mfn), active }, at)) = table.group(gref) else {
+        return Err(GrantStatus::BadGntref);
+    };
+    let (shared, active) = (&m.words(*mfn)[at], &mut active[at]);
     let pins = active.pins.plus(uses).ok_or(GrantStatus::GeneralError)?;
     let frame = if active.pins.is_empty() {
         mark_used(shared, grantee, uses.access())?
@@ -327,7 +324,7 @@ pub(super) fn claim<'t>(
             Ok(held)
         }
         Err(_) => {
-            clear_stale(Some(shared), active.pins);
+            clear_stale(shared, active.pins);
             Err(GrantStatus::BadPage)
         }
     }
@@ -347,14 +344,17 @@ pub(super) fn claim_at_once<'t>(
     if table.dying || granter.is_dying() {
         return None;
     }
-    let (shared, active) = table.entry(m, gref)?;
-    let shared = shared.filter(|_| active.pins.is_empty())?;
+    let Some((Group { shared: Some(mfn), active }, at)) = table.group(gref) else { return None };
+    let (shared, active) = (&m.words(*mfn)[at], &mut active[at]);
+    if !active.pins.is_empty() {
+        return None;
+    }
     let frame = mark_at_once(shared, grantee, uses.access())?;
     let held = frames.get_leaf_at_once(Mfn::new(u64::from(frame)), granter.id, uses.writes());
     if held.is_some() {
         *active = Active { pins: Pins::of(uses), domid: grantee, frame };
     } else {
-        clear_stale(Some(shared), Pins::default());
+        clear_stale(shared, Pins::default());
     }
     held
 }
@@ -372,7 +372,7 @@ fn frame_in_use(shared: &AtomicU64, active: &Active, grantee: DomId, access: Acc
     // A pinned entry keeps its frame, whatever the shared entry says by now (XSA-500). What the entry says of
     // writing is about the frame that it names: a reader's frame is not written because another one may be.
     if named != active.frame && !seeded!(PinnedFollowsEntry) {
-        clear_stale(Some(shared), active.pins);
+        clear_stale(shared, active.pins);
         return None;
     }
     Some(named)
@@ -396,13 +396,14 @@ pub(super) fn release(
     held: Option<LeafRef<'_>>,
 ) {
     let mut table = granter.grants.granter.table.lock();
-    let Some((shared, active)) = table.entry(m, gref) else {
+    let Some((Group { shared, active }, at)) = table.group(gref) else {
         // As below, not as `Drop` does: a token that may be dropped is kept in memory all the way.
         if let Some(held) = held {
             held.put();
         }
         return;
     };
+    let active = &mut active[at];
     let Some(rest) = active.pins.minus(uses) else { unpinned_too_often(granter.id, gref) };
     if !seeded!(ReleaseKeepsPin) {
         active.pins = rest;
@@ -410,7 +411,10 @@ pub(super) fn release(
     if let Some(held) = held {
         held.put();
     }
-    clear_stale(shared, active.pins);
+    // Unless the frame has been given up.
+    if let Some(mfn) = shared {
+        clear_stale(&m.words(*mfn)[at], active.pins);
+    }
 }
 
 /// Apart, so that what is said does not cost those who unpin.

@@ -192,9 +192,30 @@ fn map<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
 }
 
 #[inline(always)]
-fn copy_record<M: Machine>(cx: &Cx<'_, M>, ends: &mut copy::Ends, at: Record<COPY>) -> Result<(), Errno> {
+fn copy_record<M: Machine>(
+    cx: &Cx<'_, M>,
+    last: &mut LastGranter,
+    ends: Option<&mut copy::Ends>,
+    at: Record<COPY>,
+) -> Result<(), Errno> {
     let mut op: GnttabCopy = transmute!(fetch(cx, at)?);
-    copy::copy_one(cx, ends, &mut op);
+    if copy::copy_at_once(cx, last, &mut op) {
+        tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
+    } else {
+        unusual_copy(cx, ends, at)
+    }
+}
+
+/// A copy of any kind. Nothing has come of a first reading: this is the one that counts.
+#[inline(never)]
+fn unusual_copy<M: Machine>(
+    cx: &Cx<'_, M>,
+    ends: Option<&mut copy::Ends>,
+    at: Record<COPY>,
+) -> Result<(), Errno> {
+    let mut own = copy::Ends::default();
+    let mut op: GnttabCopy = transmute!(fetch(cx, at)?);
+    copy::copy_one(cx, ends.unwrap_or(&mut own), &mut op);
     tell_last::<M, COPY>(cx, at.part::<{ COPY - 1 }, 1>(), transmute!(op))
 }
 
@@ -204,14 +225,14 @@ fn copy_record<M: Machine>(cx: &Cx<'_, M>, ends: &mut copy::Ends, at: Record<COP
 /// `EFAULT`.
 #[inline(always)]
 pub(crate) fn one_copy<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResult {
-    copy_record(cx, &mut copy::Ends::default(), Record::alone(args.get(1))?)?;
+    copy_record(cx, &mut LastGranter::default(), None, Record::alone(args.get(1))?)?;
     Ok(0)
 }
 
 #[inline(never)]
 fn copy<M: Machine>(cx: &Cx<'_, M>, args: &Args, count: u64) -> HypercallResult {
-    let mut ends = copy::Ends::default();
-    each::<M, COPY>(cx, args, count, |_, at| copy_record(cx, &mut ends, at))
+    let (mut last, mut ends) = (LastGranter::default(), copy::Ends::default());
+    each::<M, COPY>(cx, args, count, |_, at| copy_record(cx, &mut last, Some(&mut ends), at))
 }
 
 /// An unmap, without what waits for the flush; that is put into the slot, whatever becomes of the guest's record.

@@ -475,6 +475,37 @@ fn bytes_are_copied_between_grants_and_own_frames() {
 }
 
 #[test]
+fn a_copy_to_a_frame_in_use_gives_back_what_it_took() {
+    let t = Test::new();
+    let (theirs, mine) = (t.offer(READONLY, 0), t.guests[MAPPER].mfns[9]);
+    let counts = |mfn| {
+        let page = t.w.hv.frames.info(mfn).unwrap();
+        (page.count_info(), page.type_info())
+    };
+    // As where the guest has it mapped: nothing is in the way then.
+    let mapped = t.w.hv.frames.get_page_writable(t.m(), mine, t.guests[MAPPER].dom.id).unwrap();
+    let before = (counts(theirs), counts(mine));
+    t.m().write(theirs, 3, b"whatever its length");
+    let copy = |gref, len| t.copy(MAPPER, by_gref(GRANTER_ID, gref, 3), by_mfn(mine, 4000), len, 1);
+    assert_eq!(copy(8, 19), Okay);
+    let mut got = [0; 19];
+    t.m().read(mine, 4000, &mut got);
+    assert_eq!(&got, b"whatever its length");
+    assert_eq!((copy(9, 1), copy(600, 1), copy(8, 97)), (GeneralError, BadGntref, BadCopyArg));
+    assert_eq!((counts(theirs), counts(mine)), before);
+    // A grant in use stays in use.
+    let (status, op) = t.map(MAPPER, HOST | MAP_RO, 8, VA);
+    assert_eq!((status, copy(8, 1)), (Okay, Okay));
+    assert_eq!(t.entry(GRANTER, 8).flags, PERMIT | READONLY | READING);
+    assert_eq!(t.unmap(MAPPER, op.handle, VA, 0), Okay);
+    t.guests[GRANTER].dom.grants.granter.set_dying();
+    assert_eq!(copy(8, 1), BadDomain);
+    assert_eq!((counts(theirs), counts(mine)), before);
+    drop(mapped);
+    t.audit();
+}
+
+#[test]
 fn a_copy_stays_in_its_page_and_in_its_rights() {
     let t = Test::new();
     t.offer(READONLY, 0);

@@ -70,10 +70,8 @@ fn marked(word: u64, grantee: DomId, access: Access) -> Option<u64> {
     (serves && entry.domid == grantee.raw()).then(|| word | u64::from(used.bits()))
 }
 
-/// Clears flags of a shared entry, if the table still has it.
-#[inline]
-pub(crate) fn clear_flags(shared: Option<&AtomicU64>, flags: GrantFlags) {
-    if let Some(word) = shared {
-        word.fetch_and(!u64::from(flags.bits()), SeqCst);
-    }
+/// Clears flags of a shared entry.
+#[inline(always)]
+pub(crate) fn clear_flags(shared: &AtomicU64, flags: GrantFlags) {
+    shared.fetch_and(!u64::from(flags.bits()), SeqCst);
 }
