@@ -16,6 +16,8 @@ pub(super) struct Heap {
     heads: [[u32; ORDERS]; ZONES],
     /// Bit `o` of word `z`: zone `z` has a block of order `o`.
     present: [u32; ZONES],
+    /// Bit `z`: zone `z` has a block of any order.
+    occupied: u32,
     free: u64,
     /// Frames that are set aside for domains.
     claimed: u64,
@@ -32,11 +34,11 @@ fn zone_of(index: u32) -> usize {
     usize::try_from(index.checked_ilog2().unwrap_or(0)).unwrap_or(0)
 }
 
-/// The zones of frames with at most `bits` address bits; 0 is no limit.
-pub(super) fn zones_within(address_bits: u32) -> usize {
+/// The zones of frames with at most `bits` address bits, a bit each; 0 is no limit.
+pub(super) fn zones_within(address_bits: u32) -> u32 {
     match address_bits {
-        0 => ZONES,
-        bits => usize::try_from(bits.saturating_sub(12)).unwrap_or(0).min(ZONES),
+        0 => u32::MAX,
+        bits => 1_u32.checked_shl(bits.saturating_sub(12)).map_or(u32::MAX, |end| end - 1),
     }
 }
 
@@ -50,7 +52,7 @@ fn free_order(page: &PageInfo) -> Option<usize> {
 
 impl Heap {
     pub(super) const fn new() -> Self {
-        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], free: 0, claimed: 0 }
+        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], occupied: 0, free: 0, claimed: 0 }
     }
 
     pub(super) const fn free_frames(&self) -> u64 {
@@ -64,6 +66,7 @@ impl Heap {
         page.set_type_info(TypeInfo::of(PageType::None, order as u64 + 1));
         list::push(pages, &mut self.heads[zone][order], first);
         self.present[zone] |= 1 << order;
+        self.occupied |= 1 << zone;
     }
 
     fn remove(&mut self, pages: &[PageInfo], first: u32, order: usize) {
@@ -71,6 +74,9 @@ impl Heap {
         list::unlink(pages, &mut self.heads[zone][order], first);
         if self.heads[zone][order] == NIL {
             self.present[zone] &= !(1 << order);
+            if self.present[zone] == 0 {
+                self.occupied &= !(1 << zone);
+            }
         }
         if let Some(page) = index(pages, first) {
             page.set_type_info(TypeInfo::of(PageType::None, 0));
@@ -99,14 +105,16 @@ impl Heap {
         own - used
     }
 
-    /// Takes a block of `order` from the zones below `zones`, the highest first, for somebody with a claim of `own`
-    /// frames.
-    pub(super) fn take(&mut self, pages: &[PageInfo], order: usize, zones: usize, own: u64) -> Option<Block> {
+    /// Takes a block of `order` from those of `zones`, the highest first, for somebody with a claim of `own` frames.
+    pub(super) fn take(&mut self, pages: &[PageInfo], order: usize, zones: u32, own: u64) -> Option<Block> {
         if self.free < (self.claimed - own) + (1 << order) {
             return None;
         }
         let fits = u32::MAX.checked_shl(u32::try_from(order).ok()?)?;
-        for zone in (0..zones.min(ZONES)).rev() {
+        let mut left = self.occupied & zones;
+        while let Some(highest) = left.checked_ilog2() {
+            left &= !(1 << highest);
+            let zone = usize::try_from(highest).ok()?;
             let candidates = self.present[zone] & fits;
             if candidates != 0 {
                 let from = usize::try_from(candidates.trailing_zeros()).ok()?;
@@ -147,10 +155,14 @@ impl Heap {
         self.push(pages, first, order, stamp);
     }
 
-    /// Frames on the free lists, counted one by one, and whether each block's head says so.
+    /// Frames on the free lists, counted one by one; none where a block's head or a zone's bit does not say so.
     pub(super) fn recount(&self, pages: &[PageInfo]) -> Option<u64> {
         let mut sum = 0;
-        for lists in &self.heads {
+        for (zone, lists) in self.heads.iter().enumerate() {
+            let occupied = lists.iter().any(|head| *head != NIL);
+            if occupied != (self.occupied >> zone & 1 != 0) {
+                return None;
+            }
             for (order, head) in lists.iter().enumerate() {
                 for first in list::iter(pages, *head) {
                     if index(pages, first).and_then(free_order) != Some(order) {

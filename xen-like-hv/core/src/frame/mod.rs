@@ -472,21 +472,17 @@ impl FrameTable {
         released
     }
 
-    /// Gives up the allocator's reference and the caller's at once, where there are no others: the frame is free then.
-    ///
-    /// # Errors
-    /// The reference, where somebody else has one too, or the frame is not an ordinary one that the allocator gave.
-    pub fn release_unused<'t>(&self, page: PageRef<'t>) -> Result<(), PageRef<'t>> {
-        let (now, info) = (page.page.count_info(), page.page);
-        let sole = now.owner().map(|owner| CountInfo::allocated_to(owner).plus_one());
-        let gone = now.owner().map(CountInfo::unreferenced);
-        let (Some(sole), Some(gone)) = (sole, gone) else { return Err(page) };
+    /// Frees a frame of a domain to which nobody but the allocator has a reference; `false`: nothing is done, it is another's or
+    /// somebody else has a reference too.
+    pub fn release_unused(&self, memory: &DomainMemory, mfn: Mfn) -> bool {
+        let Some(page) = self.info(mfn) else { return false };
+        let sole = CountInfo::allocated_to(memory.id());
         // In one step: from no count on nobody can take a reference (XSA-32).
-        if now != sole || info.swap_count_info(now, gone).is_err() {
-            return Err(page);
+        if page.swap_count_info(sole, CountInfo::unreferenced(memory.id())).is_err() {
+            return false;
         }
-        self.free_domain_frame(page.into_raw(), info, now);
-        Ok(())
+        self.free_frame_of(&memory.account, mfn, page, sole);
+        true
     }
 
     /// Puts a frame that the caller holds, and the allocator does not, where a teardown has nothing more to do.
@@ -669,11 +665,17 @@ impl FrameTable {
     #[cold]
     pub(crate) fn free_domain_frame(&self, mfn: Mfn, page: &PageInfo, info: CountInfo) {
         assert!(info.count() != 0, "reference to {mfn} put that nobody holds");
+        match info.owner().and_then(|o| self.account(o)) {
+            Some(account) => self.free_frame_of(&account, mfn, page, info),
+            None => self.free_to_heap(mfn, page),
+        }
+    }
+
+    /// [`Self::free_domain_frame`], on the account of the frame's owner.
+    fn free_frame_of(&self, account: &Account, mfn: Mfn, page: &PageInfo, info: CountInfo) {
         let ty = page.type_info();
         assert!(ty.count() == 0, "{mfn} freed while in use: {ty:?}");
-        if let (Some(account), Ok(index)) =
-            (info.owner().and_then(|o| self.account(o)), u32::try_from(mfn.raw()))
-        {
+        if let Ok(index) = u32::try_from(mfn.raw()) {
             account.remove(index, info);
         }
         self.free_to_heap(mfn, page);

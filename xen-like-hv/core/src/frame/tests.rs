@@ -175,21 +175,26 @@ fn a_frame_that_nobody_else_uses_is_freed_in_one_step() {
     let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
     let other = t.get_page(mfn, D1).unwrap();
     // Somebody else has a reference: nothing happens.
-    let page = t.release_unused(t.get_page(mfn, D1).unwrap()).unwrap_err();
-    drop((other, page));
-    assert_eq!(t.release_unused(t.get_page(mfn, D1).unwrap()).map_err(|p| p.mfn()), Ok(()));
+    assert!(!t.release_unused(&mem, mfn));
+    drop(other);
+    let stranger = t.create_memory(D2, 16).unwrap();
+    assert!(!t.release_unused(&stranger, mfn), "another's");
+    assert!(t.release_unused(&mem, mfn));
     assert!(t.get_page(mfn, D1).is_err());
+    assert!(!t.release_unused(&mem, mfn), "once");
+    assert!(!t.release_unused(&mem, Mfn::new(1 << 40)), "no such frame");
     assert_eq!((mem.tot_pages(), t.free_frames()), (0, free));
     // Without the allocator's reference it is not this way that it goes.
     let mfn = t.alloc_for(&m, &mem, 0, 0).unwrap();
     let page = t.get_page(mfn, D1).unwrap();
     assert!(t.release(&page));
-    drop(t.release_unused(page).unwrap_err());
+    assert!(!t.release_unused(&mem, mfn));
+    drop(page);
     assert_eq!((mem.tot_pages(), t.free_frames()), (0, free));
     // One of the hypervisor's stays.
     let mfn = t.alloc_hypervisor(&m).unwrap();
     t.share_with(mfn, &mem, ShareAccess::ReadWrite);
-    assert!(t.release_unused(t.get_page(mfn, D1).unwrap()).is_err());
+    assert!(!t.release_unused(&mem, mfn));
 }
 
 #[test]

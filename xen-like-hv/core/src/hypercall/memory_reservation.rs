@@ -120,12 +120,12 @@ fn decrease<M: Machine>(cx: &Cx<'_, M>, dom: &Domain, request: &Request, i: u64)
     let first = request.list.read_at(cx.m, i)?;
     for k in 0..1_u64 << request.order {
         let mfn = Mfn::new(first.checked_add(k).ok_or(Errno::Inval)?);
-        let page = cx.hv.frames.get_page(mfn, dom.id)?;
         // Nearly always nobody else uses it.
-        if let Err(page) = cx.hv.frames.release_unused(page)
-            && !cx.hv.frames.release(&page)
-        {
-            return Err(Errno::Inval);
+        if !cx.hv.frames.release_unused(&dom.mem, mfn) {
+            let page = cx.hv.frames.get_page(mfn, dom.id)?;
+            if !cx.hv.frames.release(&page) {
+                return Err(Errno::Inval);
+            }
         }
     }
     Ok(())
