@@ -1,5 +1,6 @@
 //! The heap: `talc` over frames of the direct map, growing as needed. What is large gets frames of its own and gives them
 //! back: in the growing part, which small values that stay soon lie all over, there would be no room for it a second time.
+//! What is small is kept in [`Quick`] for whoever wants such a piece next.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
@@ -10,6 +11,7 @@ use talc::base::Talc;
 use talc::base::binning::Binning;
 use talc::source::Source;
 
+use super::quick::{Class, Quick};
 use super::{DIRECT_MAP, PAGE_SIZE, direct, frames, index};
 use crate::sync::IrqLock;
 
@@ -69,35 +71,72 @@ fn alloc_large(count: usize) -> *mut u8 {
     found.map_or(core::ptr::null_mut(), |pfn| core::ptr::with_exposed_provenance_mut(index(direct(pfn))))
 }
 
-/// The heap; on bare metal it is the global allocator.
-pub struct Heap(IrqLock<Talc<Frames, DefaultBinning>>);
+/// What the heap consists of, but for the large ones.
+struct Parts {
+    /// Small pieces of `talc`'s that nobody uses.
+    quick: Quick,
+    talc: Talc<Frames, DefaultBinning>,
+}
 
-// SAFETY: the lock serialises `Talc`, whose methods keep the allocator's contract.
+/// The heap; on bare metal it is the global allocator.
+pub struct Heap(IrqLock<Parts>);
+
+impl Heap {
+    /// A small piece.
+    fn alloc_small(&self, class: Class, layout: Layout) -> Option<NonNull<u8>> {
+        let mut parts = self.0.lock();
+        // SAFETY: no class is of size zero.
+        parts.quick.take(class).or_else(|| unsafe { parts.talc.allocate(class.layout(layout)) })
+    }
+
+    /// # Safety
+    /// The piece came from [`Heap::alloc_small`] with the same class, and nobody uses it any more.
+    unsafe fn dealloc_small(&self, class: Class, piece: NonNull<u8>, layout: Layout) {
+        let mut parts = self.0.lock();
+        if !parts.quick.keep(class, piece) {
+            // SAFETY: every piece of a class was allocated with this layout.
+            unsafe { parts.talc.deallocate(piece.as_ptr(), class.layout(layout)) }
+        }
+    }
+}
+
+// SAFETY: the lock serialises `Talc`, whose methods keep the allocator's contract; a piece that `Quick` keeps is nobody
+// else's, and is as large and as aligned as every layout of its class asks.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let Some(count) = own_frames(layout) {
-            return alloc_large(count);
-        }
-        // SAFETY: the caller's layout is not of size zero.
-        let allocated = unsafe { self.0.lock().allocate(layout) };
+        let allocated = match Class::of(layout) {
+            Some(class) => self.alloc_small(class, layout),
+            None => match own_frames(layout) {
+                Some(count) => return alloc_large(count),
+                // SAFETY: the caller's layout is not of size zero.
+                None => unsafe { self.0.lock().talc.allocate(layout) },
+            },
+        };
         allocated.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if let (Some(class), Some(piece)) = (Class::of(layout), NonNull::new(pointer)) {
+            // SAFETY: as the caller promises, `alloc` returned the pointer for this layout, and so for its class.
+            return unsafe { self.dealloc_small(class, piece, layout) };
+        }
         if let Some(count) = own_frames(layout) {
             let page = (pointer.addr() as u64 - DIRECT_MAP) / PAGE_SIZE as u64;
             return frames::free(Pfn::new(page), count);
         }
         // SAFETY: as the caller promises, `alloc` returned the pointer for this layout.
-        unsafe { self.0.lock().deallocate(pointer, layout) }
+        unsafe { self.0.lock().talc.deallocate(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises a valid size; the alignment is the old one.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        let in_place = match (own_frames(layout), own_frames(new_layout)) {
-            // SAFETY: as the caller promises; both sizes are the growing part's.
-            (None, None) => unsafe { self.0.lock().try_realloc_in_place(pointer, layout, new_size) },
+        let in_place = match (Class::of(layout), Class::of(new_layout)) {
+            (None, None) => match (own_frames(layout), own_frames(new_layout)) {
+                // SAFETY: as the caller promises; both sizes are the growing part's, and of no class.
+                (None, None) => unsafe { self.0.lock().talc.try_realloc_in_place(pointer, layout, new_size) },
+                (old, new) => old == new,
+            },
             (old, new) => old == new,
         };
         if in_place {
@@ -118,4 +157,5 @@ unsafe impl GlobalAlloc for Heap {
 
 #[cfg_attr(target_os = "none", global_allocator)]
 /// The one heap.
-pub static HEAP: Heap = Heap(IrqLock::new(Talc::new(Frames { end: None })));
+pub static HEAP: Heap =
+    Heap(IrqLock::new(Parts { quick: Quick::new(), talc: Talc::new(Frames { end: None }) }));

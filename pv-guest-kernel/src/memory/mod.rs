@@ -18,6 +18,7 @@ pub mod frames;
 pub mod heap;
 pub mod p2m;
 pub mod pages;
+mod quick;
 pub mod table;
 pub mod user;
 pub mod vmap;

@@ -32,6 +32,7 @@ const LINUX_DOM0_MIB: u32 = 640;
 const DISK_BYTES: u64 = 128 << 20;
 /// How often a guest is created; the cheapest counts.
 const CREATIONS: usize = 3;
+const CREATION: &str = "create_to_init";
 
 /// What a guest shows when its first program runs, and when it serves others.
 const INIT: &str = "GUEST INIT";
@@ -78,16 +79,39 @@ const SERVER: &str = "echo GUEST SERVES
 while :; do iperf3 -s -p 5202 >/dev/null; sleep 1; done
 ";
 
+/// What is measured: the loads and creations whose rows contain a text.
+#[derive(Debug, Clone, Copy)]
+struct Choice<'a>(&'a str);
+
+impl Choice<'_> {
+    fn has(self, name: &str) -> bool {
+        row(name).contains(self.0)
+    }
+
+    fn loads(self) -> impl Iterator<Item = Load> {
+        LOADS.into_iter().filter(move |(name, ..)| self.has(name))
+    }
+
+    fn creations(self) -> usize {
+        if self.has(CREATION) { CREATIONS } else { 0 }
+    }
+}
+
+/// The row of a load.
+fn row(name: &str) -> String {
+    format!("io_{name}")
+}
+
 /// The guest with the loads, each between two marks with a rest, so that what sees the marks may come late. Time is the
 /// shell's own to read.
-fn client() -> String {
+fn client(choice: Choice<'_>) -> String {
     let mut text = "insmod /blkfront.ko || fail 'no blkfront'
 i=0; while [ ! -b /dev/xvda ] && [ $i -lt 20 ]; do sleep 1; i=$((i+1)); done
 clock() { read up rest </proc/uptime; now=${up%.*}${up#*.}; }
 ping -c 2 -w 20 $PEER >/dev/null || fail 'no ping to the other guest'
 "
     .to_owned();
-    for (name, _, what) in LOADS {
+    for (name, _, what) in choice.loads() {
         text.push_str(&format!(
             "echo BEGIN {name}; sleep 1; clock; start=$now; {what} || fail '{name}'; clock\n\
              echo END {name} $((now - start)) hundredths; sleep 1\n"
@@ -105,13 +129,14 @@ trait Watched {
     fn used(&self) -> Result<Duration>;
 }
 
-/// Measures on one hypervisor: for each row the processor time and the time that passed.
-pub(crate) fn measure(side: &Side) -> Result<Vec<Figure>> {
-    let files = guests()?;
+/// Measures on one hypervisor, for each row that contains `only`: the processor time and the time that passed.
+pub(crate) fn measure(side: &Side, only: &str) -> Result<Vec<Figure>> {
+    let choice = Choice(only);
+    let files = guests(choice)?;
     let disk = paths::target().join("bench").join("disk.img");
     paths::write(&disk, "")?;
     fs::OpenOptions::new().write(true).open(&disk)?.set_len(DISK_BYTES)?;
-    if side.is_ours() { ours(side, &files, disk) } else { xen(side, files, &disk) }
+    if side.is_ours() { ours(side, choice, &files, disk) } else { xen(side, choice, files, &disk) }
 }
 
 /// Files for the guests with their names.
@@ -122,11 +147,11 @@ const GUESTS: [(&str, &str); 3] =
 const CLIENT_DEVICES: &str = "vif = [ 'bridge=xenbr0' ]\ndisk = [ 'phy:/dev/vdb,xvda,w' ]\n";
 
 /// The kernel, and a ramdisk for each guest.
-fn guests() -> Result<Files> {
+fn guests(choice: Choice<'_>) -> Result<Files> {
     let (kernel, busybox, netfront) = networks::linux_files().map_err(Failure::missing)?;
     let blkfront = kernel_module(&netfront)?;
     let mut files = vec![(kernel, "vmlinuz".to_owned())];
-    let scripts = [("server", SERVER.to_owned()), ("client", client())];
+    let scripts = [("server", SERVER.to_owned()), ("client", client(choice))];
     for (name, script) in scripts {
         let file = paths::target().join("bench").join(format!("{name}.cpio"));
         let extra = [(blkfront.clone(), "blkfront.ko".to_owned())];
@@ -175,7 +200,7 @@ impl Watched for Ours {
     }
 }
 
-fn ours(side: &Side, files: &Files, disk: PathBuf) -> Result<Vec<Figure>> {
+fn ours(side: &Side, choice: Choice<'_>, files: &Files, disk: PathBuf) -> Result<Vec<Figure>> {
     let mut volume = Volume::default();
     files.iter().for_each(|(file, name)| volume.add(file, name));
     for (name, devices) in GUESTS {
@@ -192,13 +217,13 @@ fn ours(side: &Side, files: &Files, disk: PathBuf) -> Result<Vec<Figure>> {
     let name = "bench-io".to_owned();
     let plan = Plan { name, hardware, dom0_args: String::new(), volume, disks: vec![disk] };
     let mut ours = Ours { system: plan.start()?, console: None };
-    let all = work_ours(&mut ours)?;
+    let all = work_ours(&mut ours, choice)?;
     ours.console = None;
     ours.system.shut_down()?;
     Ok(all)
 }
 
-fn work_ours(ours: &mut Ours) -> Result<Vec<Figure>> {
+fn work_ours(ours: &mut Ours, choice: Choice<'_>) -> Result<Vec<Figure>> {
     let create = |ours: &mut Ours, name: &str| -> Result<()> {
         ours.system.must(&["create", &format!("{name}.cfg")])?;
         ours.console = Some(Typed::attach(&ours.system, name)?);
@@ -207,7 +232,7 @@ fn work_ours(ours: &mut Ours) -> Result<Vec<Figure>> {
     create(ours, "server")?;
     ours.see(SERVING)?;
     let mut costs = Vec::new();
-    for _ in 0..CREATIONS {
+    for _ in 0..choice.creations() {
         let before = ours.used()?;
         create(ours, "short")?;
         ours.see(INIT)?;
@@ -216,7 +241,7 @@ fn work_ours(ours: &mut Ours) -> Result<Vec<Figure>> {
         ours.system.pvctl(&["wait", "short"])?;
     }
     create(ours, "client")?;
-    let mut all = loads(ours)?;
+    let mut all = loads(ours, choice)?;
     all.extend(cheapest(&costs));
     Ok(all)
 }
@@ -256,21 +281,22 @@ fn find_line<'a>(text: &'a str, from: usize, mark: &str) -> Option<(&'a str, usi
 
 /// What Linux as dom0 does, in the order in which [`work_ours`] does it. It asks for nothing while it waits: a single
 /// `xl` costs as much as hundreds of requests to the disk.
-fn script() -> String {
+fn script(choice: Choice<'_>) -> String {
     format!(
         "say() {{ echo \"$*\"; }}
 create() {{ xl create /guests/$1.cfg >/dev/null && show $1; }}
 create server; until grep -q '{SERVING}' /run/guest-server.log; do sleep 1; done
-for n in 1 2 3; do say CREATING; create short; wait $shown; done
+for n in $(seq {}); do say CREATING; create short; wait $shown; done
 create client
 wait $shown
 say END OF XEN
 poweroff -f
-"
+",
+        choice.creations()
     )
 }
 
-fn xen(side: &Side, mut files: Files, disk: &std::path::Path) -> Result<Vec<Figure>> {
+fn xen(side: &Side, choice: Choice<'_>, mut files: Files, disk: &std::path::Path) -> Result<Vec<Figure>> {
     for (name, devices) in GUESTS {
         let file = paths::target().join("bench").join(format!("{name}.cfg"));
         // dom0 has no volume there, so the guest's disk is its first.
@@ -278,7 +304,7 @@ fn xen(side: &Side, mut files: Files, disk: &std::path::Path) -> Result<Vec<Figu
         files.push((file, format!("{name}.cfg")));
     }
     let files: Files = files.into_iter().map(|(file, name)| (file, format!("guests/{name}"))).collect();
-    let dom0 = xl::dom0("bench-xl", &script(), &files)?;
+    let dom0 = xl::dom0("bench-xl", &script(choice), &files)?;
     let mut machine = Machine::new(&side.image, &dom0.kernel, "console=hvc0 loglevel=3");
     machine.modules.push(Module { file: dom0.ramdisk, args: String::new() });
     machine.hypervisor_args = format!("{} dom0_mem={LINUX_DOM0_MIB}M dom0_max_vcpus=1", figures::ARGS);
@@ -292,13 +318,13 @@ fn xen(side: &Side, mut files: Files, disk: &std::path::Path) -> Result<Vec<Figu
     ];
     let mut xen = Xen { session: machine.start(Echo::Off)?, seen: 0 };
     let mut costs = Vec::new();
-    for _ in 0..CREATIONS {
+    for _ in 0..choice.creations() {
         xen.see("CREATING")?;
         let before = xen.used()?;
         xen.see(INIT)?;
         costs.push(xen.used()?.saturating_sub(before));
     }
-    let mut all = loads(&mut xen)?;
+    let mut all = loads(&mut xen, choice)?;
     all.extend(cheapest(&costs));
     xen.see("END OF XEN")?;
     xen.session.wait(LIMIT)?;
@@ -309,7 +335,7 @@ fn xen(side: &Side, mut files: Files, disk: &std::path::Path) -> Result<Vec<Figu
 
 fn cheapest(costs: &[Duration]) -> Option<Figure> {
     let cost = nanoseconds(*costs.iter().min()?);
-    Some(Figure { name: "io_create_to_init".into(), operations: 1, instructions: cost, nanoseconds: 0 })
+    Some(Figure { name: row(CREATION), operations: 1, instructions: cost, nanoseconds: 0 })
 }
 
 fn nanoseconds(time: Duration) -> u64 {
@@ -317,9 +343,9 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// Watches the guest do its loads.
-fn loads(system: &mut dyn Watched) -> Result<Vec<Figure>> {
+fn loads(system: &mut dyn Watched, choice: Choice<'_>) -> Result<Vec<Figure>> {
     let mut all = Vec::new();
-    for (name, operations, _) in LOADS {
+    for (name, operations, _) in choice.loads() {
         system.see(&format!("BEGIN {name}"))?;
         let before = system.used()?;
         let took = system.see(&format!("END {name} "))?;
@@ -327,7 +353,7 @@ fn loads(system: &mut dyn Watched) -> Result<Vec<Figure>> {
         let operations = u64::from(operations);
         say(&format!("  {name}: {} ms of processor time", used.as_millis()));
         all.push(Figure {
-            name: format!("io_{name}"),
+            name: row(name),
             operations,
             instructions: nanoseconds(used) / operations,
             nanoseconds: hundredths(&took)? * 10_000_000 / operations,
@@ -356,8 +382,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_wanted_is_left_out() {
+        let choice = Choice("io_disk_direct");
+        let text = client(choice);
+        assert!(text.contains("BEGIN disk_direct_read") && !text.contains("BEGIN network_ping"));
+        assert_eq!((choice.creations(), choice.loads().count()), (0, 2));
+        assert_eq!(Choice("create").creations(), CREATIONS);
+        assert_eq!(Choice("").loads().count(), LOADS.len());
+    }
+
+    #[test]
     fn each_load_has_its_marks() {
-        let text = client();
+        let text = client(Choice(""));
         assert!(LOADS.iter().all(|(name, ..)| text.contains(&format!("BEGIN {name};"))));
         assert_eq!(hundredths("12 hundredths").ok(), Some(12));
         assert!(hundredths("x").is_err());

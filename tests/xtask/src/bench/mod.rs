@@ -48,6 +48,9 @@ pub(crate) struct BenchArgs {
         help = "What to measure [default: alone; everything for --write-docs]"
     )]
     part: Vec<Part>,
+    /// Only rows whose name contains this; the io part leaves the other loads out
+    #[arg(long, value_name = "TEXT", conflicts_with = "write_docs")]
+    only: Option<String>,
     /// How the figures are shown
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -148,7 +151,11 @@ impl BenchArgs {
             let wall = self.wall && part == Part::Alone;
             for clock in [Some(Clock::Instructions), wall.then_some(Clock::Wall)].into_iter().flatten() {
                 say(&format!("measuring {} on {} ({})", part.title(), side.name, clock.words()));
-                for figure in part.measure(side, clock)? {
+                let only = self.only.as_deref().unwrap_or("");
+                for figure in part.measure(side, clock, only)? {
+                    if !figure.name.contains(only) {
+                        continue;
+                    }
                     if part.has_both_clocks() && figure.nanoseconds > 0 {
                         table.put(part, number, Clock::Wall, figure.clone());
                     }

@@ -95,13 +95,13 @@ impl Part {
         self == Self::Io
     }
 
-    /// Measures it on a hypervisor.
-    pub(crate) fn measure(self, side: &Side, clock: Clock) -> Result<Vec<Figure>> {
+    /// Measures it on a hypervisor. Rows whose name does not contain `only` may be missing.
+    pub(crate) fn measure(self, side: &Side, clock: Clock, only: &str) -> Result<Vec<Figure>> {
         match self {
             Self::Alone => alone(side, clock, ""),
             Self::Pair => pair(side, clock),
             Self::Linux => load::measure(side),
-            Self::Io => io::measure(side),
+            Self::Io => io::measure(side, only),
             Self::Growth => growth::measure(side),
         }
     }

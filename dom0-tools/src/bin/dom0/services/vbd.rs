@@ -22,7 +22,7 @@ use pv_guest_kernel::task::{self, Notify};
 
 use crate::pages::TransferPage;
 use crate::sync::{Budget, Share};
-use crate::virtio::blk::{Disk, DiskError, Op, Segment as DiskSegment};
+use crate::virtio::blk::{Disk, DiskError, Op, Order, Segment as DiskSegment};
 
 const RING_WORDS: usize = PAGE_SIZE / 4;
 /// Requests that are taken off a ring before other tasks have their turn.
@@ -32,6 +32,27 @@ const TURN: usize = 32;
 pub(crate) const MOST_IN_FLIGHT: usize = 2048;
 /// What a request counts at least, so that their number is bounded too.
 const LEAST_SHARE: usize = 16;
+
+/// A read or a write that the disk works on, with the pages that it works on.
+struct Transfer {
+    vbd: Rc<Vbd>,
+    work: Work,
+    pages: Vec<TransferPage>,
+    share: Share,
+}
+
+impl Order for Transfer {
+    fn over(self: Box<Self>, result: Result<(), DiskError>) {
+        let Self { vbd, work, pages, share } = *self;
+        let copied = match work.action {
+            Action::Read => result.and_then(|()| vbd.copy(&work.segments, &pages, Op::Read)),
+            _ => result,
+        };
+        drop(pages);
+        drop(share);
+        vbd.finish(&work, copied);
+    }
+}
 
 /// A connected virtual disk.
 pub(crate) struct Vbd {
@@ -143,7 +164,13 @@ impl Vbd {
             Decoded::Answer(answer) => self.answer(&answer),
             Decoded::Run(work) => {
                 let share = self.in_flight.take(work.segments.len().max(LEAST_SHARE)).await;
-                task::spawn(self.clone().run(work, share)).detach();
+                match work.action {
+                    Action::Read => self.transfer(work, share, Op::Read).await,
+                    Action::Write => self.transfer(work, share, Op::Write).await,
+                    Action::Flush | Action::Discard(_) => {
+                        task::spawn(self.clone().run(work, share)).detach();
+                    }
+                }
             }
             // What is inside an indirect request is never itself indirect.
             Decoded::Fetch(indirect) => self.answer(&indirect.ticket().answer(BlkifStatus::Error)),
@@ -160,42 +187,49 @@ impl Vbd {
         Ok(indirect.decode(&bytes, self.geometry))
     }
 
+    /// Sends a read or a write to the disk, which tells [`Transfer`] when it is over.
+    async fn transfer(self: &Rc<Self>, work: Work, share: Share, op: Op) {
+        if self.page.borrow().is_none() {
+            return;
+        }
+        let Some(pages) = TransferPage::take_many(work.segments.len()) else {
+            return self.finish(&work, Err(DiskError::NoMemory));
+        };
+        if op == Op::Write
+            && let Err(error) = self.copy(&work.segments, &pages, op)
+        {
+            return self.finish(&work, Err(error));
+        }
+        let part = |(segment, page): (&Segment, &TransferPage)| DiskSegment {
+            addr: page.maddr(),
+            len: u32::from(segment.len),
+        };
+        let segments: Vec<DiskSegment> = work.segments.iter().zip(&pages).map(part).collect();
+        let sector = work.sector;
+        let order = Box::new(Transfer { vbd: self.clone(), work, pages, share });
+        self.disk.send(op, sector, &segments, order).await;
+    }
+
+    /// Carries out what needs no memory of the guest's.
     async fn run(self: Rc<Self>, work: Work, share: Share) {
         if self.page.borrow().is_none() {
             return;
         }
-        let status = match self.carry_out(&work).await {
+        let result = match work.action {
+            Action::Discard(sectors) => self.disk.discard(work.sector, sectors).await,
+            _ => self.disk.request(Op::Flush, 0, &[], Box::new(())).await,
+        };
+        drop(share);
+        self.finish(&work, result);
+    }
+
+    fn finish(&self, work: &Work, result: Result<(), DiskError>) {
+        let status = match result {
             Ok(()) => BlkifStatus::Okay,
             Err(DiskError::Unsupported) => BlkifStatus::OpNotSupp,
             Err(_) => BlkifStatus::Error,
         };
-        drop(share);
         self.answer(&work.ticket.answer(status));
-    }
-
-    async fn carry_out(&self, work: &Work) -> Result<(), DiskError> {
-        let op = match work.action {
-            Action::Flush => return self.disk.request(Op::Flush, 0, &[], Box::new(())).await,
-            Action::Discard(sectors) => return self.disk.discard(work.sector, sectors).await,
-            Action::Read => Op::Read,
-            Action::Write => Op::Write,
-        };
-        let pages = TransferPage::take_many(work.segments.len()).ok_or(DiskError::NoMemory)?;
-        let pages = Rc::new(pages);
-        if op == Op::Write {
-            self.copy(&work.segments, &pages, op)?;
-        }
-        let segments: Vec<DiskSegment> = work
-            .segments
-            .iter()
-            .zip(pages.iter())
-            .map(|(segment, page)| DiskSegment { addr: page.maddr(), len: u32::from(segment.len) })
-            .collect();
-        self.disk.request(op, work.sector, &segments, Box::new(pages.clone())).await?;
-        if op == Op::Read {
-            self.copy(&work.segments, &pages, op)?;
-        }
-        Ok(())
     }
 
     /// Copies between the guest's segments and our pages. Nothing is copied once the connection is over.

@@ -1,10 +1,12 @@
-//! virtio disks: many requests in flight, each a future that ends when the device has answered.
+//! virtio disks: many requests in flight, each a future that ends when the device has answered, or an
+//! [`Order`] that is told.
 //!
 //! A request in flight owns one page that the device reads and writes: request header, status byte and the
-//! table of its segments. It also holds what its caller gave it to hold (a buffer, a granted mapping), so that
+//! table of its segments. It also holds what its caller gave it to hold (a buffer, an order), so that
 //! memory stays where it is until the device is done with it, even when the caller went away.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,7 +18,7 @@ use dom0_tools::blkback::patience::{LONGEST_NS, Patience};
 use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::MachAddr;
 use pv_guest_kernel::privileged::dma::DmaBuf;
-use pv_guest_kernel::task::Look;
+use pv_guest_kernel::task::{self, Look, Notify};
 use pv_guest_kernel::{event, time};
 
 use super::queue::{Buffer, DESC_NEXT, DESC_WRITE, Queue, write_desc};
@@ -111,11 +113,26 @@ impl core::fmt::Display for DiskError {
     }
 }
 
+/// A request without a future: less work for who has nothing to do until the answer is there. It holds the segments.
+pub(crate) trait Order {
+    /// The request is over. Runs in a task, or, for what was waited for on the spot, with events masked: never for long.
+    fn over(self: Box<Self>, result: Result<(), DiskError>);
+}
+
+/// What a request in flight holds.
+enum Hold {
+    Nothing,
+    /// Its segments; a future waits for the result.
+    Segments(#[expect(dead_code, reason = "held, not used")] Box<dyn Any>),
+    /// Who is told.
+    Order(Box<dyn Order>),
+}
+
 struct Slot {
     page: DmaBuf,
     result: Option<Result<(), DiskError>>,
     waker: Option<Waker>,
-    hold: Option<Box<dyn Any>>,
+    hold: Hold,
     /// The future was dropped: whoever completes the request recycles the descriptor.
     orphan: bool,
 }
@@ -124,6 +141,8 @@ struct Inner {
     queue: Queue,
     slots: Vec<Slot>,
     waiting: Vec<Waker>,
+    /// Orders that are over and have not been told yet.
+    over: VecDeque<(Box<dyn Order>, Result<(), DiskError>)>,
     /// Requests that the device has.
     in_flight: usize,
     /// When the only request was sent whose answer is waited for on the spot: the device does not interrupt.
@@ -136,6 +155,8 @@ pub(crate) struct Disk {
     name: String,
     transport: Transport,
     inner: RefCell<Inner>,
+    /// Some orders are over.
+    some_over: Notify,
     sectors: u64,
     read_only: bool,
     flush: bool,
@@ -176,23 +197,37 @@ impl Disk {
             granularity: transport.config_u32(CONFIG_DISCARD_ALIGNMENT).max(1),
         });
         transport.run();
-        Ok(Rc::new(Self {
+        let disk = Rc::new(Self {
             name,
             transport,
-            inner: RefCell::new(Inner {
-                queue,
-                slots,
-                waiting: Vec::new(),
-                in_flight: 0,
-                quiet_since: None,
-                patience: Patience::default(),
-            }),
+            inner: RefCell::new(Inner::new(queue, slots)),
+            some_over: Notify::new(),
             sectors,
             read_only: offered & FEATURE_READ_ONLY != 0,
             flush: offered & FEATURE_FLUSH != 0,
             max_segments: device_segments.min(MAX_SEGMENTS),
             discard,
-        }))
+        });
+        task::spawn(disk.clone().tell_orders()).detach();
+        Ok(disk)
+    }
+
+    /// Tells orders that they are over, one at a turn: each may have much to copy.
+    async fn tell_orders(self: Rc<Self>) {
+        loop {
+            self.some_over.wait().await;
+            while self.tell_order() {
+                task::yield_now().await;
+            }
+        }
+    }
+
+    /// Tells the first order that is over; whether there was one.
+    fn tell_order(&self) -> bool {
+        let first = self.inner.borrow_mut().over.pop_front();
+        let Some((order, result)) = first else { return false };
+        order.over(result);
+        true
     }
 
     /// `vda` and so on.
@@ -265,7 +300,23 @@ impl Disk {
             // Without the feature the device writes through.
             return Ok(());
         }
-        let id = core::future::poll_fn(|cx| {
+        let id = self.claim().await;
+        self.submit(id, op, sector, segments, Hold::Segments(hold));
+        InFlight { disk: self, id }.await
+    }
+
+    /// Sends a read or a write as soon as there is room for it; `order` is told when it is over, which may be at once.
+    pub(crate) async fn send(&self, op: Op, sector: u64, segments: &[Segment], order: Box<dyn Order>) {
+        if let Err(error) = self.check(op, sector, segments) {
+            return order.over(Err(error));
+        }
+        let id = self.claim().await;
+        self.submit(id, op, sector, segments, Hold::Order(order));
+    }
+
+    /// A free slot, as soon as there is one.
+    async fn claim(&self) -> u16 {
+        core::future::poll_fn(|cx| {
             let mut inner = self.inner.borrow_mut();
             match inner.queue.claim() {
                 Some(id) => Poll::Ready(id),
@@ -275,18 +326,19 @@ impl Disk {
                 }
             }
         })
-        .await;
-        self.submit(id, op, sector, segments, hold);
-        InFlight { disk: self, id }.await
+        .await
     }
 
-    fn submit(&self, id: u16, op: Op, sector: u64, segments: &[Segment], hold: Box<dyn Any>) {
+    fn submit(&self, id: u16, op: Op, sector: u64, segments: &[Segment], hold: Hold) {
         let mut inner = self.inner.borrow_mut();
         inner.choose_wait(op, segments.len());
+        if !inner.over.is_empty() {
+            self.some_over.notify();
+        }
         let Inner { queue, slots, in_flight, .. } = &mut *inner;
         let Some(slot) = slots.get_mut(usize::from(id)) else { return };
         let bytes = slot.write_request(op, sector, segments);
-        slot.hold = Some(hold);
+        slot.hold = hold;
         let table = slot.page.maddr_at(TABLE_OFFSET);
         *in_flight += 1;
         queue.publish(id, &Buffer::Indirect(table, bytes));
@@ -299,6 +351,7 @@ impl Disk {
     pub(crate) fn look(&self, look: Look) {
         let mut inner = self.inner.borrow_mut();
         let Some(since) = inner.quiet_since else { return };
+        let was_told = inner.over.is_empty();
         let mut waited = inner.answered(since);
         while look == Look::Idle && waited == Waited::NotYet && !event::is_any_pending() {
             waited = inner.answered(since);
@@ -314,6 +367,14 @@ impl Disk {
                 inner.patience.learn(None);
                 inner.listen();
             }
+        }
+        drop(inner);
+        // Only one request is waited for, and a small one; what else is over has its turn in the task.
+        if was_told {
+            self.tell_order();
+        }
+        if !self.inner.borrow().over.is_empty() {
+            self.some_over.notify();
         }
     }
 }
@@ -331,11 +392,28 @@ impl Interrupt for Disk {
     fn interrupt(&self) {
         // Reading the cause makes the line fall; what is completed after this raises it again.
         self.transport.take_isr();
-        self.inner.borrow_mut().reap();
+        let mut inner = self.inner.borrow_mut();
+        inner.reap();
+        if !inner.over.is_empty() {
+            self.some_over.notify();
+        }
     }
 }
 
 impl Inner {
+    /// Nothing is in flight.
+    fn new(queue: Queue, slots: Vec<Slot>) -> Self {
+        Self {
+            queue,
+            slots,
+            waiting: Vec::new(),
+            over: VecDeque::new(),
+            in_flight: 0,
+            quiet_since: None,
+            patience: Patience::default(),
+        }
+    }
+
     /// Takes every answer that is there.
     fn reap(&mut self) {
         while let Some((id, _)) = self.queue.pop() {
@@ -380,16 +458,22 @@ impl Inner {
     /// The device answered request `id`.
     fn finish(&mut self, id: u16) {
         let Some(slot) = self.slots.get_mut(usize::from(id)) else { return };
-        slot.hold = None;
+        let hold = core::mem::replace(&mut slot.hold, Hold::Nothing);
         if core::mem::take(&mut slot.orphan) {
             self.release(id);
             return;
         }
-        slot.result = Some(match slot.page.read_u8(STATUS_OFFSET) {
+        let result = match slot.page.read_u8(STATUS_OFFSET) {
             STATUS_OK => Ok(()),
             STATUS_UNSUPPORTED => Err(DiskError::Unsupported),
             _ => Err(DiskError::Io),
-        });
+        };
+        if let Hold::Order(order) = hold {
+            self.over.push_back((order, result));
+            self.release(id);
+            return;
+        }
+        slot.result = Some(result);
         if let Some(waker) = slot.waker.take() {
             waker.wake();
         }
@@ -405,7 +489,7 @@ impl Inner {
 impl Slot {
     fn new() -> Option<Self> {
         let page = DmaBuf::alloc(PAGE_SIZE)?;
-        Some(Self { page, result: None, waker: None, hold: None, orphan: false })
+        Some(Self { page, result: None, waker: None, hold: Hold::Nothing, orphan: false })
     }
 
     /// Fills header and table; returns the table's bytes.
