@@ -5,15 +5,20 @@
 //! else, whatever the boot did.
 
 use super::figures::{Clock, Figure, Side};
-use super::rows;
+use super::{load, rows};
 use crate::failure::{Failure, Result};
 use crate::images;
+use crate::paths;
+use crate::qemu::Machine;
 use crate::symbols;
 use crate::tools::say;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 /// Addresses of the hypervisor, which alone are written down.
 const RANGE: (u64, u64) = (0xffff_82d0_8000_0000, 0xffff_82d0_8100_0000);
@@ -25,50 +30,117 @@ const BOOT: &str = "xen_like_hv::boot::";
 const ROUNDS: [u64; 2] = [16, 144];
 /// Batches that the guest makes of them (see `test_guests::meter`), besides the one for warming up.
 const BATCHES: u64 = 6;
+/// How often the two runs of Linux do their load.
+const LOADS: [u64; 2] = [1, 3];
 
 /// Instructions by the address of a function.
 type Counts = HashMap<u64, u64>;
 
 /// Measures and prints.
 pub(crate) fn run(side: &Side, row: &str) -> Result<()> {
-    if rows::known(row).is_none() || row.starts_with("pair_") {
+    let linux = load::is_of_dom0(row);
+    if !linux
+        && row != load::BOOT_OF_DOM0
+        && (rows::known(row).is_none() || row.starts_with("pair_") || row.starts_with("linux_"))
+    {
         return Err(Failure::new(format!(
-            "{row} is no row that one domain measures alone; `cargo xtask bench --list` tells them"
+            "{row} is no row that one domain measures alone, nor a load of Linux as dom0; `cargo xtask bench --list` \
+             tells them"
         )));
     }
     let functions = symbols::of(&side.image)?;
+    if row == load::BOOT_OF_DOM0 {
+        return run_boot(side, row, &functions);
+    }
     let mut runs = Vec::new();
-    for (number, rounds) in ROUNDS.iter().enumerate() {
-        say(&format!("[{}/2] tracing {row}, {rounds} rounds", number + 1));
-        runs.push(trace(side, row, *rounds, &functions)?);
+    for number in 0..2 {
+        let what = if linux { LOADS[number] } else { ROUNDS[number] };
+        say(&format!("[{}/2] tracing {row}, {what} {}", number + 1, if linux { "loads" } else { "rounds" }));
+        let run = if linux {
+            trace(load::repeated(side, row, what)?, Some(load::UP), row, &functions)?
+        } else {
+            trace(bench_guest(side, row, what), None, row, &functions)?
+        };
+        runs.push(run);
     }
     let [(few, fewer), (many, more)] = &runs[..] else { return Err(Failure::new("two runs are needed")) };
-    let operations = (more.operations - fewer.operations) * (BATCHES + 1);
+    let batches = if linux { 1 } else { BATCHES + 1 };
+    let operations = (more.operations - fewer.operations) * batches;
     println!("{row}: {} instructions in all, the guest's included", more.instructions);
     print!("{}", report(few, many, operations, &functions));
     Ok(())
 }
 
-/// Runs the guest with one row under QEMU's tracing: instructions by function, and what the guest found.
-fn trace(side: &Side, row: &str, rounds: u64, functions: &[(u64, String)]) -> Result<(Counts, Figure)> {
+/// The boot of Linux as dom0, from its first word to its first program: once, and nothing to take it off from.
+fn run_boot(side: &Side, row: &str, functions: &[(u64, String)]) -> Result<()> {
+    say(&format!("tracing {row}"));
+    let (counts, figure) = trace(load::boot_of_dom0(side)?, Some(load::FIRST_WORD), row, functions)?;
+    println!("{row}: {} instructions in all, the guest's included", figure.instructions);
+    print!("{}", report(&Counts::new(), &counts, 1, functions));
+    Ok(())
+}
+
+/// Our bench guest with one row.
+fn bench_guest(side: &Side, row: &str, rounds: u64) -> Machine {
     let words = format!("events=2l only={row} rounds={rounds}");
     let mut machine = side.machine(Clock::Instructions, &images::guest("bench"), &words);
     machine.hypervisor_args.push_str(" dom0_mem=256M");
+    machine
+}
+
+/// Runs a guest with one row under QEMU's tracing, from its start or from a word on its console: instructions by
+/// function, and what the guest found.
+fn trace(
+    machine: Machine,
+    from: Option<&'static str>,
+    row: &str,
+    functions: &[(u64, String)],
+) -> Result<(Counts, Figure)> {
+    const TRACE: &str = "in_asm,exec,nochain";
     let mut command = machine.command()?;
-    let file = crate::paths::run().join("breakdown-console");
-    crate::paths::write(&file, "")?;
-    command.args(["-monitor", "none", "-serial"]).arg(format!("file:{}", file.display()));
-    command.args(["-d", "in_asm,exec,nochain", "-D", "/dev/stdout", "-dfilter", &ranges(functions)]);
+    let (file, monitor) = (paths::run().join("breakdown-console"), paths::run().join("breakdown-monitor"));
+    paths::write(&file, "")?;
+    command.arg("-serial").arg(format!("file:{}", file.display()));
+    command.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+    command.args(["-D", "/dev/stdout", "-dfilter", &ranges(functions)]);
+    if from.is_none() {
+        command.args(["-d", TRACE]);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
+    let switch = from.map(|word| {
+        let file = file.clone();
+        std::thread::spawn(move || switch_on(&file, word, &monitor, &format!("log {TRACE}\n")))
+    });
     let counts = count(&mut child, functions);
     // It has ended by itself; if not, it must.
     let _ = child.kill();
     let _ = child.wait();
+    if let Some(switch) = switch {
+        switch.join().map_err(|_| Failure::new("nobody watched the console"))??;
+    }
     let console = std::fs::read_to_string(&file).unwrap_or_default();
     let found = super::figures::read(&console).into_iter().find(|figure| figure.name == row);
     let figure = found.ok_or_else(|| Failure::new(format!("the guest did not measure {row}\n{console}")))?;
     Ok((counts?, figure))
+}
+
+/// Waits for a word on the console and then gives QEMU's monitor a command.
+fn switch_on(console: &Path, word: &str, monitor: &Path, command: &str) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(600);
+    let end = Instant::now() + LIMIT;
+    while !std::fs::read(console).is_ok_and(|text| String::from_utf8_lossy(&text).contains(word)) {
+        if Instant::now() > end {
+            return Err(Failure::new(format!("the console never said {word:?}")));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut stream = UnixStream::connect(monitor).map_err(|error| Failure::at(monitor, &error))?;
+    stream.write_all(command.as_bytes()).map_err(|error| Failure::at(monitor, &error))?;
+    // It hangs up when the machine ends; until then what it says is of no interest.
+    let mut rest = Vec::new();
+    let _ended = stream.read_to_end(&mut rest);
+    Ok(())
 }
 
 /// QEMU's word for the hypervisor's addresses without those of [`MOVERS`] and of the boot.

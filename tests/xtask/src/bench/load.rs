@@ -8,7 +8,7 @@ use super::parts::Scene;
 use crate::failure::{Failure, Result};
 use crate::linux;
 use crate::paths;
-use crate::qemu::{Echo, Module};
+use crate::qemu::{Echo, Machine, Module};
 use crate::tools::say;
 use crate::volume::Volume;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,15 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(600);
 /// Words for the kernel.
 const WORDS: &str = "console=hvc0 panic=1 loglevel=3";
-/// What the load says when it is through.
+/// What the rows of Linux as dom0 begin with.
+const DOM0: &str = "linux_dom0";
+/// The row of Linux's boot as dom0.
+pub(crate) const BOOT_OF_DOM0: &str = "linux_dom0_boot_to_init";
+/// What Linux says first of all.
+pub(crate) const FIRST_WORD: &str = "about to get started";
+/// What the load says before it begins.
+pub(crate) const UP: &str = "LOAD BEGINS";
+/// What it says when it is through.
 const PROOF: &str = "LOAD DONE";
 
 /// Each load is a name, how often it is done, and what. The clock that the shell reads without a process of its own has
@@ -33,20 +41,33 @@ const LOADS: [(&str, u32, &str); 6] = [
 
 /// The first program: `say` and `clock` are the shell's own, so that nothing else runs while a load is measured.
 fn script(prefix: &str, say: &str) -> String {
+    let mut loads = String::new();
+    LOADS.iter().for_each(|load| loads.push_str(&measured(prefix, load, 1)));
+    loads.push_str(&boot(prefix));
+    script_of(say, &loads)
+}
+
+fn boot(prefix: &str) -> String {
+    format!("bench {prefix}_boot_to_init 1 $booted\n")
+}
+
+/// One load, done so many times.
+fn measured(prefix: &str, (name, count, what): &(&str, u32, &str), times: u64) -> String {
+    let all = u64::from(*count) * times;
+    let what = vec![format!("i=0; {what}; "); usize::try_from(times).unwrap_or(1)].concat();
+    format!("clock; start=$now; {what}clock; bench {prefix}_{name} {all} $(( (now - start) * 10000000 ))\n")
+}
+
+fn script_of(say: &str, loads: &str) -> String {
     let mut text = linux::PROLOGUE.to_owned();
     text.push_str(say);
     text.push_str("clock() { read up rest </proc/uptime; now=${up%.*}${up#*.}; }\n");
     text.push_str("bench() { say \"BENCH $1 $2 $(( $3 / $2 )) $(( $3 / $2 ))\"; }\n");
-    text.push_str("mknod /dev/zero c 1 5\nclock; booted=${now}0000000\nsay UP\n");
+    text.push_str(&format!("mknod /dev/zero c 1 5\nclock; booted=${{now}}0000000\nsay '{UP}'\n"));
     text.push_str(
         "mkfifo /there /back; (while read x; do echo y; done </there >/back) & exec 4>/there 5</back\n",
     );
-    for (name, count, what) in LOADS {
-        text.push_str(&format!(
-            "i=0; clock; start=$now; {what}; clock; bench {prefix}_{name} {count} $(( (now - start) * 10000000 ))\n"
-        ));
-    }
-    text.push_str(&format!("bench {prefix}_boot_to_init 1 $booted\n"));
+    text.push_str(loads);
     text.push_str(&format!("say '{PROOF}'\nsleep 1\npoweroff -f\nsleep 60\n"));
     text
 }
@@ -95,17 +116,42 @@ fn guest(side: &Side) -> Result<Vec<Figure>> {
 
 /// As dom0: no toolstack takes part.
 fn dom0(side: &Side) -> Result<Vec<Figure>> {
-    let kernel = kernel(full_kernel().or_else(linux::kernel))?;
-    let mut machine = side.machine(Clock::Instructions, &kernel, WORDS);
-    machine.memory = 1024;
-    machine.hypervisor_args.push_str(" dom0_mem=512M dom0_max_vcpus=1");
-    let ramdisk = files("dom0", &script("linux_dom0", SAY_TO_LOG))?;
-    machine.modules.push(Module { file: ramdisk, args: String::new() });
-    let ended = machine.run(LIMIT, Echo::Off)?;
+    let ended = machine_of_dom0(side, &script(DOM0, SAY_TO_LOG))?.run(LIMIT, Echo::Off)?;
     if ended.console.contains(PROOF) {
         return Ok(figures::read(&ended.console));
     }
     Err(Failure::new(format!("Linux as dom0 did not do its load\n{}", ended.console)))
+}
+
+fn machine_of_dom0(side: &Side, script: &str) -> Result<Machine> {
+    let kernel = kernel(full_kernel().or_else(linux::kernel))?;
+    let mut machine = side.machine(Clock::Instructions, &kernel, WORDS);
+    machine.memory = 1024;
+    machine.hypervisor_args.push_str(" dom0_mem=512M dom0_max_vcpus=1");
+    machine.modules.push(Module { file: files("dom0", script)?, args: String::new() });
+    Ok(machine)
+}
+
+/// The load of a row, if it is one of Linux as dom0.
+fn load_of_dom0(row: &str) -> Option<&'static (&'static str, u32, &'static str)> {
+    let name = row.strip_prefix(DOM0)?.strip_prefix('_')?;
+    LOADS.iter().find(|(load, ..)| *load == name)
+}
+
+/// Whether a row is a load of Linux as dom0.
+pub(crate) fn is_of_dom0(row: &str) -> bool {
+    load_of_dom0(row).is_some()
+}
+
+/// Linux as dom0 that boots and does no load.
+pub(crate) fn boot_of_dom0(side: &Side) -> Result<Machine> {
+    machine_of_dom0(side, &script_of(SAY_TO_LOG, &boot(DOM0)))
+}
+
+/// Linux as dom0 that does one load so many times.
+pub(crate) fn repeated(side: &Side, row: &str, times: u64) -> Result<Machine> {
+    let load = load_of_dom0(row).ok_or_else(|| Failure::new(format!("{row} is no load of Linux as dom0")))?;
+    machine_of_dom0(side, &script_of(SAY_TO_LOG, &measured(DOM0, load, times)))
 }
 
 /// A kernel that is made to be dom0, too.
