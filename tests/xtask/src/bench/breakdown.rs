@@ -66,8 +66,7 @@ pub(crate) fn run(side: &Side, row: &str) -> Result<()> {
     let [(few, fewer), (many, more)] = &runs[..] else { return Err(Failure::new("two runs are needed")) };
     let batches = if linux { 1 } else { BATCHES + 1 };
     let operations = (more.operations - fewer.operations) * batches;
-    println!("{row}: {} instructions in all, the guest's included", more.instructions);
-    print!("{}", report(few, many, operations, &functions));
+    print!("{row}: {}", report(more.instructions, few, many, operations, &functions));
     Ok(())
 }
 
@@ -75,8 +74,7 @@ pub(crate) fn run(side: &Side, row: &str) -> Result<()> {
 fn run_boot(side: &Side, row: &str, functions: &[(u64, String)]) -> Result<()> {
     say(&format!("tracing {row}"));
     let (counts, figure) = trace(load::boot_of_dom0(side)?, Some(load::FIRST_WORD), row, functions)?;
-    println!("{row}: {} instructions in all, the guest's included", figure.instructions);
-    print!("{}", report(&Counts::new(), &counts, 1, functions));
+    print!("{row}: {}", report(figure.instructions, &Counts::new(), &counts, 1, functions));
     Ok(())
 }
 
@@ -259,7 +257,7 @@ fn stage(name: &str) -> &'static str {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts per operation")]
-fn report(few: &Counts, many: &Counts, operations: u64, functions: &[(u64, String)]) -> String {
+fn report(all: u64, few: &Counts, many: &Counts, operations: u64, functions: &[(u64, String)]) -> String {
     let mut parts: Vec<(u64, f64)> = many
         .iter()
         .map(|(function, count)| {
@@ -274,7 +272,11 @@ fn report(few: &Counts, many: &Counts, operations: u64, functions: &[(u64, Strin
         at.ok().and_then(|at| functions.get(at)).map_or("?", |(_, name)| name.as_str())
     };
     let total: f64 = parts.iter().map(|(_, cost)| cost).sum();
-    let mut out = format!("{total:.1} of the hypervisor for each operation, without {}\n", MOVERS.join(", "));
+    let mut out = format!(
+        "{all} instructions, of them {total:.1} ({:.1} %) of the hypervisor, without {}\n",
+        total * 100.0 / all.max(1) as f64,
+        MOVERS.join(", ")
+    );
     for wanted in ["entry", "dispatch", HANDLER, "bounce", "exit"] {
         let costs = parts.iter().filter(|(at, _)| stage(name(*at)) == wanted).map(|(_, cost)| cost);
         let sum = costs.fold(0.0, |sum, cost| sum + cost);
@@ -319,7 +321,11 @@ mod tests {
     fn the_boot_cancels_out() {
         let functions = [(16, "entry_of_calls".to_owned()), (32, "boot".to_owned())];
         let (few, many) = (Counts::from([(16, 110), (32, 5000)]), Counts::from([(16, 210), (32, 5000)]));
-        let text = report(&few, &many, 10, &functions);
-        assert!(text.contains("10.0 of the") && !text.contains("boot"), "{text}");
+        let text = report(40, &few, &many, 10, &functions);
+        assert!(
+            text.starts_with("40 instructions, of them 10.0 (25.0 %) of the hypervisor")
+                && !text.contains("boot"),
+            "{text}"
+        );
     }
 }
