@@ -7,10 +7,11 @@ use core::sync::atomic::Ordering::Relaxed;
 use hv_core::entry::GuestMode;
 use hv_core::hypercall::guest_ptr::{Checked, access_ok, begins_outside};
 use hv_core::port::{
-    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
-    GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
-    TaskSwitched, Tlb,
+    BadSelector, Clock, Console, Cpu, CpuMask, DeviceRegisters, Fault, FlushScope, FrameWords, Frames,
+    GsiConfig, GsiUnavailable, GuestMem, Interrupts, Message, Notify, PortWidth, Power, Privileged,
+    PvClockScale, RingRead, TaskSwitched, Tlb,
 };
+use hv_sync::{SpinLock, rank};
 use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 
 use crate::arch::cpu::{self, port, regs};
@@ -18,8 +19,8 @@ use crate::arch::entry::context::{BaseRegister, read_msr, write_base};
 use crate::arch::entry::cpu_info::work;
 use crate::arch::entry::current::{cpu_info, set_mode};
 use crate::arch::entry::{stubs, words};
-use crate::arch::irq::{ioapic, ipi};
-use crate::arch::mm::{layout, ram, tlb};
+use crate::arch::irq::{ioapic, ipi, message};
+use crate::arch::mm::{layout, ram, registers, tlb};
 use crate::arch::time;
 use crate::{arch, console, percpu};
 
@@ -391,9 +392,48 @@ impl Privileged for Metal {
     }
 }
 
+/// The two ports of PCI configuration mechanism 1 are one resource.
+static PCI_CONFIG: SpinLock<()> = SpinLock::new(rank::PCI_REGISTERS, ());
+const PCI_ADDRESS: u16 = 0xcf8;
+const PCI_DATA: u16 = 0xcfc;
+
+impl DeviceRegisters for Metal {
+    fn config_read(&self, address: u32, offset: u8, width: PortWidth) -> u32 {
+        let _ports = PCI_CONFIG.lock();
+        self.port_out(PCI_ADDRESS, PortWidth::Dword, address);
+        self.port_in(PCI_DATA + u16::from(offset & 3), width)
+    }
+
+    fn config_write(&self, address: u32, offset: u8, width: PortWidth, value: u32) {
+        let _ports = PCI_CONFIG.lock();
+        self.port_out(PCI_ADDRESS, PortWidth::Dword, address);
+        self.port_out(PCI_DATA + u16::from(offset & 3), width, value);
+    }
+
+    fn register_read(&self, at: u64, width: PortWidth) -> u32 {
+        registers::read(at, width)
+    }
+
+    fn register_write(&self, at: u64, width: PortWidth, value: u32) {
+        registers::write(at, width, value);
+    }
+}
+
 impl Interrupts for Metal {
     fn nr_gsis(&self) -> u32 {
         ioapic::gsi_count()
+    }
+
+    fn nr_pirqs(&self) -> u32 {
+        message::MAX_PIRQS
+    }
+
+    fn open_message(&self, pirq: u32) -> Option<Message> {
+        message::open(pirq)
+    }
+
+    fn close_message(&self, pirq: u32) {
+        message::close(pirq);
     }
 
     fn route_gsi(&self, gsi: u32, config: GsiConfig) -> Result<(), GsiUnavailable> {

@@ -9,8 +9,8 @@ use pv_abi::evtchn::{
 };
 use pv_abi::ids::VcpuId;
 use pv_abi::physdev::{
-    PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp, PhysdevPciDeviceAdd, PhysdevSetIopl,
-    PhysdevSetupGsi, PhysdevUnmapPirq,
+    PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevOp, PhysdevPciDeviceAdd, PhysdevPirqEoiGmfn,
+    PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 use pv_abi::sched::{SchedOp, SchedPoll, SchedShutdown};
 use pv_abi::vcpu::{VcpuOp, VcpuSetSingleshotTimer};
@@ -69,6 +69,7 @@ tie!(
     PhysdevIrqStatusQuery => IrqStatusQuery,
     PhysdevMapPirq => MapPirq,
     PhysdevPciDeviceAdd => PciDeviceAdd,
+    PhysdevPirqEoiGmfn => PirqEoiGmfnV2,
     PhysdevSetIopl => SetIopl,
     PhysdevSetupGsi => SetupGsi,
     PhysdevUnmapPirq => UnmapPirq,

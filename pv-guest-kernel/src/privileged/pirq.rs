@@ -3,10 +3,10 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use pv_abi::evtchn::BindPirqFlags;
-use pv_abi::ids::DomId;
+use pv_abi::ids::{DomId, Mfn};
 use pv_abi::physdev::{
     IrqStatus, MapPirqType, PhysdevEoi, PhysdevIrqStatusQuery, PhysdevMapPirq, PhysdevPciDeviceAdd,
-    PhysdevSetupGsi,
+    PhysdevPirqEoiGmfn, PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 
 use super::pci::Function;
@@ -108,6 +108,18 @@ impl Irq {
     pub const fn number(&self) -> u32 {
         self.pirq
     }
+}
+
+/// Gives a pirq back that no [`Irq`] uses any more.
+pub fn unmap(pirq: u32) -> Result {
+    let pirq = i32::try_from(pirq).map_err(|_| hypercall::Errno::Inval)?;
+    physdev(PhysdevUnmapPirq { domid: DomId::SELF.raw(), _pad: 0, pirq }).map(drop)
+}
+
+/// Shares a frame of this domain with the hypervisor, which sets a bit there for each pirq that wants an EOI. The frame is the
+/// hypervisor's to write until the domain ends.
+pub fn share_eoi_map(frame: Mfn) -> Result {
+    physdev(PhysdevPirqEoiGmfn { gmfn: frame.raw() }).map(drop)
 }
 
 /// Tells the hypervisor about a PCI function; needed once before [`Irq::bind_msi`].

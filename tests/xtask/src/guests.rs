@@ -18,15 +18,19 @@ pub(crate) struct Setup {
     smp: u32,
     memory: u32,
     limit: Duration,
+    /// A device that only this guest's machine has.
+    device: Option<&'static str>,
 }
 
-const ORDINARY: Setup = Setup { words: "", smp: 1, memory: 256, limit: Duration::from_secs(60) };
+const ORDINARY: Setup =
+    Setup { words: "", smp: 1, memory: 256, limit: Duration::from_secs(60), device: None };
 
 /// What keeps a kernel of the SDK with two-level events.
 const TWO_LEVEL: &str = "events=2l";
 
 /// Guests that need something other than the ordinary.
-const SPECIAL: [(&str, Setup); 5] = [
+const SPECIAL: [(&str, Setup); 6] = [
+    ("messages_", Setup { device: Some("edu"), ..ORDINARY }),
     ("wrong_fifo_", Setup { words: TWO_LEVEL, ..ORDINARY }),
     ("attack_fifo_", Setup { words: TWO_LEVEL, smp: 2, ..ORDINARY }),
     ("smp_", Setup { smp: 2, ..ORDINARY }),
@@ -81,7 +85,8 @@ fn boot(guest: &str, context: &Context) -> Result<Booted> {
 
 fn boot_as(guest: &str, setup: Setup, context: &Context) -> Result<Booted> {
     let words = format!("{} {}", setup.words, if context.long { "long" } else { "" });
-    let machine = context.machine(&images::guest(guest), words.trim(), setup.smp, setup.memory);
+    let mut machine = context.machine(&images::guest(guest), words.trim(), setup.smp, setup.memory);
+    machine.extra.extend(setup.device.into_iter().flat_map(|device| ["-device".into(), device.into()]));
     let ended = machine.run(setup.limit, Echo::Off)?;
     Ok(Booted { outcome: judge(&ended), log: ended.console })
 }

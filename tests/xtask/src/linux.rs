@@ -38,7 +38,7 @@ fail() { say \"VERDICT: FAILURE $*\"; sleep 1; poweroff -f; sleep 60; }
 ";
 
 /// What runs after it.
-const EPILOGUE: &str = "say \"VERDICT: SUCCESS $(uname -r)\"\nsleep 1\npoweroff -f\nsleep 60\n";
+pub(crate) const EPILOGUE: &str = "say \"VERDICT: SUCCESS $(uname -r)\"\nsleep 1\npoweroff -f\nsleep 60\n";
 
 const PLANS: [Plan; 3] = [
     Plan {
@@ -109,6 +109,11 @@ pub(crate) fn files(name: &str, script: &str) -> Result<std::result::Result<File
 
 /// A ramdisk with a busybox whose first program is a script.
 pub(crate) fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
+    Ok(contents(busybox, script)?.finish())
+}
+
+/// The same, for more to be added.
+pub(crate) fn contents(busybox: &Path, script: &str) -> Result<Archive> {
     let program = fs::read(busybox).map_err(|error| Failure::at(busybox, &error))?;
     let mut archive = Archive::default();
     for dir in ["bin", "dev", "proc", "sys"] {
@@ -119,7 +124,14 @@ pub(crate) fn archive(busybox: &Path, script: &str) -> Result<Vec<u8>> {
     archive.device("dev/kmsg", (1, 11));
     archive.file("bin/busybox", &program);
     archive.file("init", script.as_bytes());
-    Ok(archive.finish())
+    Ok(archive)
+}
+
+/// Where a kernel's modules are.
+pub(crate) fn modules_of(kernel: &Path) -> PathBuf {
+    let version = paths::file_name(kernel).trim_start_matches("vmlinuz-").to_owned();
+    let root = kernel.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    root.join("lib/modules").join(version).join("kernel")
 }
 
 /// Debian's kernels.

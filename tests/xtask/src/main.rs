@@ -24,6 +24,7 @@ mod host;
 mod images;
 mod lint;
 mod linux;
+mod linux_devices;
 mod linux_vcpus;
 mod live;
 mod machines;

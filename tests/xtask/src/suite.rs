@@ -8,8 +8,8 @@ use crate::images;
 use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
-    bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_vcpus, machines,
-    networks, on_xen, paths, stretch, systems, throughput, tooling,
+    bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_devices, linux_vcpus,
+    machines, networks, on_xen, paths, stretch, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -125,6 +125,7 @@ fn all(long: bool) -> Vec<Case> {
     cases.extend(machines::cases());
     cases.extend(guests::cases());
     cases.extend(linux::cases());
+    cases.extend(linux_devices::cases());
     cases.extend(linux_vcpus::cases());
     cases.extend(systems::cases());
     cases.extend(beside::cases());

@@ -192,9 +192,7 @@ fn libraries(archive: &mut Archive) -> Result<()> {
 
 /// Their names begin with their places, so that a list of them is in the right order.
 fn modules(archive: &mut Archive, kernel: &Path) -> Result<()> {
-    let version = paths::file_name(kernel).trim_start_matches("vmlinuz-").to_owned();
-    let root = kernel.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let dir = root.join("lib/modules").join(version).join("kernel");
+    let dir = linux::modules_of(kernel);
     for (place, module) in MODULES.iter().enumerate() {
         let file = dir.join(format!("{module}.ko"));
         archive.file(&format!("modules/{place:02}-{}", paths::file_name(&file)), &read(&file)?);

@@ -14,11 +14,12 @@ use pv_abi::ids::{DomId, GuestVa, Mfn, PcpuId};
 
 use crate::entry::GuestMode;
 use crate::port::{
-    BadSelector, Clock, Console, Cpu, CpuMask, Fault, FlushScope, FrameWords, Frames, GsiConfig,
-    GsiUnavailable, GuestMem, Interrupts, Notify, PortWidth, Power, Privileged, PvClockScale, RingRead,
-    TaskSwitched, Tlb,
+    BadSelector, Clock, Console, Cpu, CpuMask, DeviceRegisters, Fault, FlushScope, FrameWords, Frames,
+    GsiConfig, GsiUnavailable, GuestMem, Interrupts, Message, Notify, PortWidth, Power, Privileged,
+    PvClockScale, RingRead, TaskSwitched, Tlb,
 };
 
+pub mod devices;
 pub mod tlb;
 
 const PAGE: u64 = 4096;
@@ -62,6 +63,8 @@ pub struct FakeMachine {
     pub faults_fired: AtomicU64,
     /// The flush clock and what pcpus have cached.
     pub tlb: tlb::FakeTlb,
+    /// PCI devices and other registers.
+    pub devices: devices::FakeDevices,
     /// What was asked.
     pub effects: SpinLock<Effects>,
 }
@@ -87,6 +90,7 @@ impl FakeMachine {
             guest_fault_after: AtomicU64::new(u64::MAX),
             faults_fired: AtomicU64::new(0),
             tlb: tlb::FakeTlb::default(),
+            devices: devices::FakeDevices::default(),
             effects: SpinLock::new(rank::CONSOLE, Effects::default()),
         }
     }
@@ -376,9 +380,35 @@ impl Privileged for FakeMachine {
     }
 }
 
+impl DeviceRegisters for FakeMachine {
+    fn config_read(&self, address: u32, offset: u8, width: PortWidth) -> u32 {
+        self.devices.config_read(address, offset, width)
+    }
+    fn config_write(&self, address: u32, offset: u8, width: PortWidth, value: u32) {
+        self.note("out", 0xcf8 << 32 | u64::from(address));
+        self.note("out", (0xcfc + u64::from(offset)) << 32 | u64::from(value));
+        self.devices.config_write(address, offset, width, value);
+    }
+    fn register_read(&self, at: u64, width: PortWidth) -> u32 {
+        self.devices.register_read(at, width)
+    }
+    fn register_write(&self, at: u64, width: PortWidth, value: u32) {
+        self.devices.register_write(at, width, value);
+    }
+}
+
 impl Interrupts for FakeMachine {
     fn nr_gsis(&self) -> u32 {
         24
+    }
+    fn nr_pirqs(&self) -> u32 {
+        32
+    }
+    fn open_message(&self, pirq: u32) -> Option<Message> {
+        self.devices.open_vector(pirq).then(|| Message { address: 0xfee0_0000, data: 0x40 + pirq })
+    }
+    fn close_message(&self, pirq: u32) {
+        self.devices.close_vector(pirq);
     }
     fn route_gsi(&self, gsi: u32, _config: GsiConfig) -> Result<(), GsiUnavailable> {
         // Line 4 is the hypervisor's serial port.
@@ -391,7 +421,7 @@ impl Interrupts for FakeMachine {
         self.note("mask_gsi", u64::from(gsi));
     }
     fn gsi_is_level(&self, gsi: u32) -> bool {
-        gsi >= 16
+        (16..24).contains(&gsi)
     }
     fn ioapic_read(&self, _phys_base: u64, _index: u32) -> Option<u32> {
         None

@@ -338,10 +338,51 @@ pub enum PortWidth {
     Dword,
 }
 
+impl PortWidth {
+    /// How many bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u16 {
+        match self {
+            Self::Byte => 1,
+            Self::Word => 2,
+            Self::Dword => 4,
+        }
+    }
+}
+
+/// Registers of devices, for what the hypervisor itself does to them: their message-signalled interrupts.
+pub trait DeviceRegisters {
+    /// Reads PCI configuration space: `address` as the address register of mechanism 1 wants it, `offset` 0 to 3 from there;
+    /// the access does not cross the four bytes.
+    fn config_read(&self, address: u32, offset: u8, width: PortWidth) -> u32;
+    /// Writes PCI configuration space.
+    fn config_write(&self, address: u32, offset: u8, width: PortWidth, value: u32);
+    /// Reads a register at a machine address outside RAM; it does not cross its four bytes.
+    fn register_read(&self, at: u64, width: PortWidth) -> u32;
+    /// Writes a register at a machine address outside RAM.
+    fn register_write(&self, at: u64, width: PortWidth, value: u32);
+}
+
+/// What a device writes where to interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Machine address.
+    pub address: u64,
+    /// Value.
+    pub data: u32,
+}
+
 /// The interrupt controller, for dom0's devices.
-pub trait Interrupts {
+pub trait Interrupts: DeviceRegisters {
     /// Number of global system interrupts.
     fn nr_gsis(&self) -> u32;
+    /// Number of pirqs: those from [`Self::nr_gsis`] on are for messages.
+    fn nr_pirqs(&self) -> u32;
+    /// Gives a pirq that is none of a line a vector; what its device is to send. `None` where all vectors are in use, or
+    /// messages cannot reach the pcpu.
+    fn open_message(&self, pirq: u32) -> Option<Message>;
+    /// Takes the vector of a message back.
+    fn close_message(&self, pirq: u32);
     /// Routes a GSI to the pirq path, masked.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 pub(crate) mod apic;
 pub(crate) mod ioapic;
 pub(crate) mod ipi;
+pub(crate) mod message;
 pub(crate) mod pic;
 
 use crate::arch::acpi;

@@ -4,6 +4,7 @@ pub(crate) mod boot_alloc;
 pub(crate) mod layout;
 pub(crate) mod paging;
 pub(crate) mod ram;
+pub(crate) mod registers;
 pub(crate) mod tables;
 pub(crate) mod tlb;
 pub(crate) mod windows;
@@ -27,6 +28,7 @@ pub(crate) fn init() {
     ZERO_FRAME.store(boot_alloc::zeroed_frames(1), Ordering::Relaxed);
     boot_alloc::use_all_memory();
     tables::build();
+    registers::init();
 }
 
 /// The frame of zeroes.

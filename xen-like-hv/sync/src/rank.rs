@@ -39,10 +39,14 @@ ranks! {
     FIFO = 30;
     /// A domain's list of pages and their count.
     DOMAIN_PAGES = 32;
-    /// A domain's PCI configuration address, and the machine's registers while it uses them.
+    /// A domain's PCI configuration address.
     PCI_CONFIG = 34;
+    /// PCI devices that are known, and which of their messages are in use.
+    PCI_DEVICES = 35;
     /// PIRQ bindings.
     IRQ = 36;
+    /// The machine's PCI configuration registers.
+    PCI_REGISTERS = 37;
     /// The interrupt controller's registers.
     IRQ_CONTROLLER = 38;
     /// The registers of the interrupt controllers; interrupt handlers take it too.

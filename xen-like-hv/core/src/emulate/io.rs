@@ -18,6 +18,7 @@ use crate::cx::Cx;
 use crate::entry::GuestMode;
 use crate::entry::trap::PF;
 use crate::hypercall::guest_ptr::access_ok;
+use crate::pci::{self, ConfigWrite};
 use crate::port::{Machine, PortWidth};
 
 /// Address of the configuration mechanism.
@@ -36,8 +37,7 @@ const BATCH: u64 = 256;
 /// Ports of the hypervisor's own devices, first and last: interrupt controllers, timer and its gate, first serial port.
 const OWN: [(u16, u16); 5] = [(0x20, 0x21), (0xa0, 0xa1), (0x40, 0x43), (0x61, 0x61), (0x3f8, 0x3ff)];
 
-/// The address a domain has written to the PCI configuration mechanism. The lock also keeps the domain's vcpus apart
-/// between writing the machine's address register and using its data register.
+/// The address a domain has written to the PCI configuration mechanism.
 #[derive(Debug)]
 pub struct PciConfig(SpinLock<u32>);
 
@@ -49,11 +49,12 @@ impl Default for PciConfig {
 
 /// Bytes of a width, and the mask of its bits.
 const fn size_of_width(width: PortWidth) -> (u16, u32) {
-    match width {
-        PortWidth::Byte => (1, 0xff),
-        PortWidth::Word => (2, 0xffff),
-        PortWidth::Dword => (4, u32::MAX),
-    }
+    let mask = match width {
+        PortWidth::Byte => 0xff,
+        PortWidth::Word => 0xffff,
+        PortWidth::Dword => u32::MAX,
+    };
+    (width.bytes(), mask)
 }
 
 /// Whether the running half of the guest may use I/O instructions and the interrupt flag. The kernel counts as ring 1,
@@ -102,13 +103,27 @@ fn read<M: Machine>(cx: &Cx<'_, M>, port: u16, width: PortWidth) -> u32 {
         Target::Machine => cx.m.port_in(port, width),
         Target::ConfigAddress => *cx.dom.pci.0.lock(),
         Target::ConfigData => {
-            let address = cx.dom.pci.0.lock();
-            cx.m.port_out(PCI_ADDRESS, PortWidth::Dword, *address);
-            cx.m.port_in(port, width)
+            let address = *cx.dom.pci.0.lock();
+            let offset = offset_in_window(port);
+            pci::named_by(address, offset).map_or(u32::MAX, |_| cx.m.config_read(address, offset, width))
         }
         Target::Nothing => u32::MAX,
     };
     value & mask
+}
+
+/// Which byte of the data window a port is.
+fn offset_in_window(port: u16) -> u8 {
+    u8::try_from(port - PCI_DATA).unwrap_or(0)
+}
+
+/// Writes to configuration space what a control domain may write there.
+fn write_config<M: Machine>(cx: &Cx<'_, M>, offset: u8, width: PortWidth, value: u32) {
+    let address = *cx.dom.pci.0.lock();
+    let Some((at, register)) = pci::named_by(address, offset) else { return };
+    cx.hv.pci.guest_write(&cx.hv.frames, cx.m, at, ConfigWrite { register, width, value }, |value| {
+        cx.m.config_write(address, offset, width, value);
+    });
 }
 
 fn write<M: Machine>(cx: &Cx<'_, M>, port: u16, width: PortWidth, value: u32) {
@@ -117,11 +132,7 @@ fn write<M: Machine>(cx: &Cx<'_, M>, port: u16, width: PortWidth, value: u32) {
     match target(cx, port, width) {
         Target::Machine => cx.m.port_out(port, width, value),
         Target::ConfigAddress => *cx.dom.pci.0.lock() = value,
-        Target::ConfigData => {
-            let address = cx.dom.pci.0.lock();
-            cx.m.port_out(PCI_ADDRESS, PortWidth::Dword, *address);
-            cx.m.port_out(port, width, value);
-        }
+        Target::ConfigData => write_config(cx, offset_in_window(port), width, value),
         Target::Nothing => {}
     }
 }

@@ -65,6 +65,39 @@ fn pci_device(w: &World) {
     assert_eq!(w.run(Who::Dom0, Hypercall::PhysdevOp, args), 0);
 }
 
+/// A device with both kinds of messages.
+fn plugged(w: &World) {
+    w.w.m.devices.plug(8);
+    pci_device(w);
+}
+
+fn table_entry(entry_nr: i32) -> PhysdevMapPirq {
+    PhysdevMapPirq {
+        domid: SELF,
+        kind: 3,
+        index: -1,
+        pirq: -1,
+        devfn: 8,
+        entry_nr,
+        table_base: 1,
+        ..Default::default()
+    }
+}
+
+/// The pirq of an entry of its table.
+fn mapped_entry(w: &World) -> i32 {
+    plugged(w);
+    let args = op(w, PhysdevOp::MapPirq.raw(), &table_entry(1));
+    assert_eq!(w.run(Who::Dom0, Hypercall::PhysdevOp, args), 0);
+    w.get::<PhysdevMapPirq>(ARG).pirq
+}
+
+fn prepared(w: &World) {
+    plugged(w);
+    let args = op(w, PhysdevOp::PrepareMsix.raw(), &PhysdevPciDevice { devfn: 8, ..Default::default() });
+    assert_eq!(w.run(Who::Dom0, Hypercall::PhysdevOp, args), 0);
+}
+
 fn bound_line(w: &World) {
     gsi(w, 17);
     let args = op(w, EvtchnOp::BindPirq.raw(), &EvtchnBindPirq { pirq: 17, flags: 0, port: 0 });
@@ -103,6 +136,15 @@ pub(super) fn machine() -> Vec<Scenario> {
         scenario!(PhysdevOp, P::PciDeviceRemove, Dom0, |w| { pci_device(w); op(w, 26, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also NoDev),
         scenario!(PhysdevOp, P::PirqEoiGmfnV1, Dom0, |w| { bound_line(w); op(w, 17, &PhysdevPirqEoiGmfn { gmfn: w.dom0.mfns[8].raw() }) }, also Busy),
         scenario!(PhysdevOp, P::PirqEoiGmfnV2, Guest, |w| op(w, 28, &PhysdevPirqEoiGmfn { gmfn: w.guest.mfns[8].raw() }), also Busy),
+        scenario!(PhysdevOp, P::MapPirq, Dom0, |w| { plugged(w); op(w, 13, &table_entry(2)) }),
+        scenario!(PhysdevOp, P::MapPirq, Dom0, |w| { plugged(w); op(w, 13, &PhysdevMapPirq { table_base: 0, ..table_entry(0) }) }),
+        scenario!(PhysdevOp, P::UnmapPirq, Dom0, |w| { let pirq = mapped_entry(w); op(w, 14, &PhysdevUnmapPirq { domid: SELF, _pad: 0, pirq }) }, also Inval),
+        scenario!(PhysdevOp, P::GetFreePirq, Dom0, |w| op(w, 23, &PhysdevGetFreePirq { kind: 0, pirq: 0 })),
+        scenario!(PhysdevOp, P::PciDeviceRemove, Dom0, |w| { mapped_entry(w); op(w, 26, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also NoDev),
+        scenario!(PhysdevOp, P::PrepareMsix, Dom0, |w| { plugged(w); op(w, 30, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also Busy),
+        scenario!(PhysdevOp, P::ReleaseMsix, Dom0, |w| { prepared(w); op(w, 31, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also Busy),
+        scenario!(PhysdevOp, P::RestoreMsi, Dom0, |w| { mapped_entry(w); op(w, 19, &PhysdevManagePci { bus: 0, devfn: 8 }) }),
+        scenario!(PhysdevOp, P::RestoreMsiExt, Dom0, |w| { mapped_entry(w); op(w, 27, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }),
         scenario!(EventChannelOp, EvtchnOp::BindPirq, Dom0, |w| { gsi(w, 17); op(w, 2, &EvtchnBindPirq { pirq: 17, flags: 0, port: 0 }) }),
         scenario!(SchedOp, SchedOp::RemoteShutdown, Dom0, |w| op(w, 4, &SchedRemoteShutdown { domain_id: GUEST.raw(), _pad: 0, reason: 0 })),
         scenario!(SchedOp, SchedOp::PinOverride, Dom0, |w| op(w, 7, &SchedPinOverride { pcpu: 0 })),

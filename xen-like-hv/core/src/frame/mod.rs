@@ -30,6 +30,7 @@ pub mod flush;
 mod heap;
 mod list;
 pub mod page_info;
+mod read_only;
 pub mod refs;
 pub(crate) mod types;
 
@@ -38,6 +39,7 @@ mod tests;
 
 pub use account::DomainMemory;
 pub use page_info::{FrameState, PageInfo, PageType};
+pub use read_only::ReadOnlyDevices;
 pub use refs::{LeafRef, PageRef, WritableRef};
 
 use crate::port::{Cpu, Frames, Tlb};
@@ -109,6 +111,8 @@ pub struct FrameTable {
     accounts: RwLock<BTreeMap<DomId, Arc<Account>>>,
     /// Frames of devices that no domain may map: the hypervisor's interrupt controllers. `[start, end)`.
     denied: RwLock<Vec<(u64, u64)>>,
+    /// Frames of devices that nobody may map writable.
+    read_only: ReadOnlyDevices,
     /// Frames that the allocator was given.
     total: AtomicU64,
     /// Bits of a machine address.
@@ -126,6 +130,7 @@ impl FrameTable {
             heap: SpinLock::new(rank::HEAP, Heap::new()),
             accounts: RwLock::new(BTreeMap::new()),
             denied: RwLock::new(Vec::new()),
+            read_only: ReadOnlyDevices::default(),
             total: AtomicU64::new(0),
             leaks: AtomicU64::new(0),
             address_bits: AtomicU32::new(36),
@@ -171,6 +176,12 @@ impl FrameTable {
     /// Keeps device frames `[start, end)` from every domain: the hypervisor's own interrupt controllers.
     pub fn deny_device_range(&self, start: Mfn, end: Mfn) {
         self.denied.write().push((start.raw(), end.raw()));
+    }
+
+    /// Frames of devices that may be mapped read-only at most.
+    #[must_use]
+    pub fn read_only_devices(&self) -> &ReadOnlyDevices {
+        &self.read_only
     }
 
     /// Tells how many bits a machine address has: an entry with more would fault as reserved.

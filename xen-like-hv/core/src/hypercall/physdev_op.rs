@@ -1,6 +1,4 @@
-//! `HYPERVISOR_physdev_op`: interrupt lines and I/O privilege.
-//!
-//! Message-signalled interrupts are not offered (`ENOSYS`): a dom0 uses line interrupts.
+//! `HYPERVISOR_physdev_op`: interrupt lines, messages of PCI devices, and I/O privilege.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
@@ -20,6 +18,7 @@ use crate::domain::Domain;
 use crate::error::{Args, HypercallResult};
 use crate::evtchn::{self, EoiMapVersion, pirq};
 use crate::pci::Address;
+use crate::pci::message::Which;
 use crate::port::{GsiConfig, Machine};
 
 /// Where RFLAGS has the I/O privilege level.
@@ -52,19 +51,36 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
         PhysdevOp::GetFreePirq => get_free_pirq(cx, at)?,
         PhysdevOp::ManagePciAdd | PhysdevOp::ManagePciAddExt => {
             let op: PhysdevManagePci = GuestPtr::new(at)?.read(cx.m)?;
-            cx.hv.pci.add(cx.dom, on_first_segment(&op))?;
+            cx.hv.pci.add(cx.m, cx.dom, on_first_segment(&op))?;
         }
         PhysdevOp::ManagePciRemove => {
             let op: PhysdevManagePci = GuestPtr::new(at)?.read(cx.m)?;
-            cx.hv.pci.remove(cx.dom, on_first_segment(&op))?;
+            cx.hv.pci.remove(&cx.hv.frames, cx.m, cx.dom, on_first_segment(&op))?;
         }
         PhysdevOp::PciDeviceAdd => {
             let op: PhysdevPciDeviceAdd = GuestPtr::new(at)?.read(cx.m)?;
-            cx.hv.pci.add(cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
+            cx.hv.pci.add(cx.m, cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
         }
         PhysdevOp::PciDeviceRemove => {
-            let op: PhysdevPciDevice = GuestPtr::new(at)?.read(cx.m)?;
-            cx.hv.pci.remove(cx.dom, Address { segment: op.seg, bus: op.bus, devfn: op.devfn })?;
+            let device = named_device(cx, at)?;
+            cx.hv.pci.remove(&cx.hv.frames, cx.m, cx.dom, device)?;
+        }
+        PhysdevOp::PrepareMsix => {
+            let device = controlled_device(cx, at)?;
+            cx.hv.pci.lock().prepare_table(&cx.hv.frames, cx.m, device)?;
+        }
+        PhysdevOp::ReleaseMsix => {
+            let device = controlled_device(cx, at)?;
+            cx.hv.pci.lock().release_table(&cx.hv.frames, device)?;
+        }
+        PhysdevOp::RestoreMsi => {
+            let op: PhysdevManagePci = GuestPtr::new(at)?.read(cx.m)?;
+            access::control(cx.dom)?;
+            cx.hv.pci.lock().restore(&cx.hv.frames, cx.m, on_first_segment(&op))?;
+        }
+        PhysdevOp::RestoreMsiExt => {
+            let device = controlled_device(cx, at)?;
+            cx.hv.pci.lock().restore(&cx.hv.frames, cx.m, device)?;
         }
         PhysdevOp::PirqEoiGmfnV1 => share_eoi_map(cx, at, EoiMapVersion::V1)?,
         PhysdevOp::PirqEoiGmfnV2 => share_eoi_map(cx, at, EoiMapVersion::V2)?,
@@ -76,6 +92,19 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
 /// What the older calls name.
 fn on_first_segment(op: &PhysdevManagePci) -> Address {
     Address { segment: 0, bus: op.bus, devfn: op.devfn }
+}
+
+/// The device that an argument names.
+fn named_device<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<Address, Errno> {
+    let op: PhysdevPciDevice = GuestPtr::new(at)?.read(cx.m)?;
+    Ok(Address { segment: op.seg, bus: op.bus, devfn: op.devfn })
+}
+
+/// The same, for a caller that may control devices.
+fn controlled_device<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<Address, Errno> {
+    let device = named_device(cx, at)?;
+    access::control(cx.dom)?;
+    Ok(device)
 }
 
 fn share_eoi_map<M: Machine>(cx: &Cx<'_, M>, at: u64, version: EoiMapVersion) -> Result<(), Errno> {
@@ -122,20 +151,62 @@ fn subject<M: Machine>(cx: &Cx<'_, M>, raw: u16) -> Result<Arc<Domain>, Errno> {
 fn map_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
     let ptr = GuestPtr::<PhysdevMapPirq>::new(at)?;
     let mut op = ptr.read(cx.m)?;
-    let dom = subject(cx, op.domid)?;
-    match MapPirqType::from_raw(op.kind).ok_or(Errno::Inval)? {
-        MapPirqType::Gsi => {}
-        MapPirqType::Msi | MapPirqType::MsiSeg | MapPirqType::MultiMsi => return Err(Errno::OpNotSupp),
-        MapPirqType::Unknown => return Err(Errno::Inval),
+    let kind = MapPirqType::from_raw(op.kind).ok_or(Errno::Inval)?;
+    if kind == MapPirqType::MultiMsi && op.table_base != 0 {
+        return Err(Errno::Inval);
     }
+    let dom = subject(cx, op.domid)?;
+    let pirq = match kind {
+        MapPirqType::Gsi => map_gsi(cx, &dom, &op)?,
+        MapPirqType::Msi | MapPirqType::MsiSeg | MapPirqType::MultiMsi => map_message(cx, &dom, kind, &op)?,
+        MapPirqType::Unknown => return Err(Errno::Inval),
+    };
+    op.pirq = i32::try_from(pirq).map_err(|_| Errno::Inval)?;
+    let answered = ptr.write(cx.m, &op);
+    if answered.is_err() && kind != MapPirqType::Gsi {
+        // A caller that does not learn of its message could not give it back; another vcpu that has guessed it keeps it.
+        let _bound = pirq::unmap(cx.hv, cx.m, &dom, pirq);
+    }
+    answered
+}
+
+fn map_gsi<M: Machine>(cx: &Cx<'_, M>, dom: &Domain, op: &PhysdevMapPirq) -> Result<u32, Errno> {
     let gsi = u32::try_from(op.index).map_err(|_| Errno::Inval)?;
     // A pirq is its GSI: a guest that insists on another number is refused.
     if op.pirq >= 0 && op.pirq != op.index {
         return Err(Errno::Inval);
     }
-    let pirq = pirq::map(cx.hv, cx.m, &dom, gsi)?;
-    op.pirq = i32::try_from(pirq).map_err(|_| Errno::Inval)?;
-    ptr.write(cx.m, &op)
+    pirq::map(cx.hv, cx.m, dom, gsi)
+}
+
+/// Where a table is, the hypervisor finds out itself: of the caller's address counts only that there is one.
+fn map_message<M: Machine>(
+    cx: &Cx<'_, M>,
+    dom: &Domain,
+    kind: MapPirqType,
+    op: &PhysdevMapPirq,
+) -> Result<u32, Errno> {
+    access::control(dom)?;
+    if kind == MapPirqType::MultiMsi {
+        // More messages of one device need interrupts to be remapped.
+        match op.entry_nr {
+            1 => {}
+            2..=32 => return Err(Errno::OpNotSupp),
+            _ => return Err(Errno::Dom),
+        }
+    } else if op.index != -1 {
+        return Err(Errno::Inval);
+    }
+    let [bus, _, low, high] = op.bus.to_le_bytes();
+    let segment = if kind == MapPirqType::Msi { 0 } else { u16::from_le_bytes([low, high]) };
+    let [devfn, ..] = op.devfn.to_le_bytes();
+    let which = if op.table_base == 0 {
+        Which::Single
+    } else {
+        Which::Entry(u16::try_from(op.entry_nr).map_err(|_| Errno::Inval)?)
+    };
+    let wanted = u32::try_from(op.pirq).ok();
+    pirq::message::map(cx.hv, cx.m, dom, (Address { segment, bus, devfn }, which), wanted)
 }
 
 fn unmap_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
@@ -155,6 +226,14 @@ fn get_free_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
     let ptr = GuestPtr::<PhysdevGetFreePirq>::new(at)?;
     let mut op = ptr.read(cx.m)?;
     access::control(cx.dom)?;
-    op.pirq = pirq::first_free(cx.hv, cx.m).ok_or(Errno::NoSpc)?;
-    ptr.write(cx.m, &op)
+    if op.kind == MapPirqType::Gsi.raw() {
+        op.pirq = pirq::first_free(cx.hv, cx.m).ok_or(Errno::NoSpc)?;
+        return ptr.write(cx.m, &op);
+    }
+    op.pirq = pirq::message::reserve(cx.hv, cx.m, cx.dom)?;
+    let answered = ptr.write(cx.m, &op);
+    if answered.is_err() {
+        let _taken = pirq::unmap(cx.hv, cx.m, cx.dom, op.pirq);
+    }
+    answered
 }

@@ -88,8 +88,14 @@ fn guest_protection_fault<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, error_cod
             cx.m.flush_local(FlushScope::Page(va));
             FaultOutcome::Resume
         }
-        (Class::ReadOnlyStore, Some((pte, _))) if cx.dom.has_assist(VmAssist::WritablePagetables) => {
-            write_table(cx, va, pte).map_or(FaultOutcome::Inject, |()| FaultOutcome::Resume)
+        (Class::ReadOnlyStore, Some((pte, _))) => {
+            let table = if cx.dom.has_assist(VmAssist::WritablePagetables) {
+                write_table(cx, va, pte)
+            } else {
+                Err(Errno::Inval)
+            };
+            let stored = table.or_else(|_| write_device(cx, va, pte));
+            stored.map_or(FaultOutcome::Inject, |()| FaultOutcome::Resume)
         }
         _ => FaultOutcome::Inject,
     }
@@ -154,6 +160,23 @@ fn write_table<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Res
         insn.retire(cx.regs, &effect);
         return Ok(());
     }
+}
+
+/// Lets a store to a device's read-only frame, which `mapping` maps at `va`, come to nothing: as on Xen, a kernel that masks
+/// entries of a table by itself goes on.
+#[cold]
+#[inline(never)]
+fn write_device<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Result<(), Errno> {
+    let mfn = mapping.mfn();
+    if !cx.hv.frames.is_device(mfn) || !cx.hv.frames.read_only_devices().contains(mfn) {
+        return Err(Errno::Inval);
+    }
+    let insn = fetch(cx)?;
+    let offset = usize::try_from(va.offset()).map_err(|_| Errno::Inval)?;
+    // What such an instruction reads, if it reads, is zero.
+    let effect = insn.apply(cx.regs, 0, offset % 8).ok_or(Errno::Inval)?;
+    insn.retire(cx.regs, &effect);
+    Ok(())
 }
 
 /// Reads and decodes the instruction at the guest's RIP: up to the end of its page first, since the next page need not

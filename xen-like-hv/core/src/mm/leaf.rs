@@ -29,7 +29,8 @@ pub struct Rights {
 /// Takes what a present L1 entry owns. Its flags have not been looked at yet.
 ///
 /// # Errors
-/// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device.
+/// `EINVAL`: flags, no such frame, another's, or in use as something else. `EPERM`: a device; `EROFS`: a device that may be
+/// named in an entry without the right to write ([`read_only`]).
 #[inline(always)]
 pub(crate) fn get(frames: &FrameTable, m: &(impl Tlb + Cpu), pte: Pte, rights: Rights) -> Result<(), Errno> {
     if pte_rules::has_unusual_flags(pte) {
@@ -127,9 +128,22 @@ fn get_device(frames: &FrameTable, pte: Pte, rights: Rights) -> Result<(), Errno
         return Err(Errno::Inval);
     }
     match rights.devices {
+        Privilege::Control if pte.flags().contains(PteFlags::RW) => {
+            if frames.read_only_devices().contains(pte.mfn()) { Err(Errno::RoFs) } else { Ok(()) }
+        }
         Privilege::Control => Ok(()),
         Privilege::Unprivileged => Err(Errno::Perm),
     }
+}
+
+/// What is written instead of an entry that [`get`] has refused: where the frame is a device's that may only be read, the
+/// same without the right to write.
+///
+/// # Errors
+/// What [`get`] said, for all others.
+#[cold]
+pub(crate) fn read_only(pte: Pte, refused: Errno) -> Result<Pte, Errno> {
+    if refused == Errno::RoFs { Ok(pte.with_flags(pte.flags() - PteFlags::RW)) } else { Err(refused) }
 }
 
 /// The frame to which a present entry owns references; `None` for a device.

@@ -231,6 +231,47 @@ fn devices_are_for_control_domains_and_own_nothing() {
 }
 
 #[test]
+fn a_table_of_messages_is_mapped_read_only_whatever_is_asked_for() {
+    let w = World::new(&[Privilege::Control], 32);
+    w.boot();
+    let (device, beside) = (Mfn::new(0xf_e000), Mfn::new(0xf_e001));
+    let frames = &w.w.hv.frames;
+    frames.read_only_devices().add((device, device)).unwrap();
+    assert_eq!(w.set(w.mfn(3), 9, pte(device, RW | 0x10)), Ok(0));
+    assert_eq!(w.peek(w.mfn(3), 9), pte(device, RO | 0x10));
+    assert_eq!(w.set(w.mfn(3), 9, pte(device, RW | 0x10)), Ok(0), "once more");
+    assert_eq!(w.set(w.mfn(3), 10, pte(beside, RW)), Ok(0));
+    assert_eq!((w.peek(w.mfn(3), 9), w.peek(w.mfn(3), 10)), (pte(device, RO | 0x10), pte(beside, RW)));
+    // A whole table that becomes one.
+    w.poke(w.mfn(8), 5, pte(device, RW));
+    w.set(w.mfn(3), 0, 0).unwrap();
+    assert_eq!(w.ext(MmuextCmd::PinL1Table, w.mfn(8).raw()), Ok(0));
+    assert_eq!(w.peek(w.mfn(8), 5), pte(device, RO));
+    w.assert_sound();
+    frames.read_only_devices().remove((device, device));
+    assert_eq!(w.set(w.mfn(3), 9, pte(device, RW | 0x10)), Ok(0));
+    assert_eq!(w.peek(w.mfn(3), 9), pte(device, RW | 0x10));
+}
+
+#[test]
+fn a_store_to_a_table_of_messages_comes_to_nothing() {
+    use super::fault::FaultOutcome;
+    let w = World::new(&[Privilege::Control], 32);
+    w.boot();
+    let device = Mfn::new(0xf_e000);
+    w.w.hv.frames.read_only_devices().add((device, device)).unwrap();
+    w.set(w.mfn(3), 9, pte(device, RW | 0x10)).unwrap();
+    let mut regs = crate::UserRegs { rax: 1, ..Default::default() };
+    // mov %eax,(%rdi), as Linux masks an entry.
+    assert_eq!(table_store(&w, &[0x89, 0x07], &mut regs, 0x900c), FaultOutcome::Resume);
+    assert_eq!(regs.rip, 0x40_0002);
+    assert_eq!(table_store(&w, &[0x0f, 0x0b], &mut regs, 0x900c), FaultOutcome::Inject, "no store");
+    w.w.hv.frames.read_only_devices().remove((device, device));
+    assert_eq!(table_store(&w, &[0x89, 0x07], &mut regs, 0x900c), FaultOutcome::Inject, "no table any more");
+    w.assert_sound();
+}
+
+#[test]
 fn xsa_154_ram_is_cached_one_way() {
     let w = World::new(&[Privilege::Control], 32);
     w.boot();

@@ -211,13 +211,29 @@ pub fn update_l1_inline<M: Tlb + Cpu>(
         leaf::put_writable(old, page);
         return Ok(());
     }
-    leaf::get(frames, m, new, rights)?;
+    if let Err(refused) = leaf::get(frames, m, new, rights) {
+        return update_l1_read_only(frames, m, word, leaf::read_only(new, refused)?, rights, how);
+    }
     if store(word, old, new, how).is_err() {
         leaf::put(frames, new, m.flush_clock());
         return Err(Errno::Again);
     }
     leaf::put(frames, old, m.flush_clock());
     Ok(())
+}
+
+/// As [`update_l1_inline`], of an entry that lost its right to write.
+#[cold]
+#[inline(never)]
+fn update_l1_read_only<M: Tlb + Cpu>(
+    frames: &FrameTable,
+    m: &M,
+    word: &AtomicU64,
+    new: Pte,
+    rights: Rights,
+    how: Store,
+) -> Result<(), Errno> {
+    update_l1(frames, m, word, new, rights, how)
 }
 
 /// Whether a mapping of RAM becomes read-only and stays otherwise harmlessly the same.

@@ -290,7 +290,15 @@ fn validate_leaf(
     if !pte.is_present() {
         return pte_rules::check_absent(pte, Level::L1, frames.end());
     }
-    leaf::get(frames, m, store_adjusted(word, pte, Level::L1), rights)
+    let pte = store_adjusted(word, pte, Level::L1);
+    match leaf::get(frames, m, pte, rights) {
+        Ok(()) => Ok(()),
+        Err(refused) => {
+            let pte = leaf::read_only(pte, refused)?;
+            word.store(pte.raw(), Relaxed);
+            leaf::get(frames, m, pte, rights)
+        }
+    }
 }
 
 /// Words that are looked at together where many are expected to be empty.

@@ -9,7 +9,8 @@ use hv_core::acpi::Madt;
 use hv_core::bounded::Bounded;
 use hv_sync::{SpinLock, rank};
 
-/// Most global system interrupts.
+/// Most global system interrupts, and most numbers of interrupts that have a vector: those of messages are behind those of
+/// lines.
 pub(crate) const MAX_GSIS: u32 = 256;
 
 const VERSION: u32 = 1;
@@ -150,6 +151,31 @@ pub(crate) fn route(gsi: u32, apic_id: u32, signal: Signal) -> Result<u32, Route
     controller.write(entry + 1, apic_id << 24);
     controller.write(entry, vector | signal.entry_bits() | ENTRY_MASKED);
     Ok(vector)
+}
+
+/// Gives a message a vector.
+pub(crate) fn open_vector(number: u32) -> Option<u32> {
+    let index = usize::try_from(number).ok().filter(|&i| i < VECTOR.len())?;
+    let _controllers = CONTROLLERS.lock();
+    if VECTOR[index].load(Ordering::Relaxed) != 0 {
+        return None;
+    }
+    let vector = take_vector(number)?;
+    FLAGS[index].store(0, Ordering::Relaxed);
+    VECTOR[index].store(u8::try_from(vector).unwrap_or(0), Ordering::Relaxed);
+    Some(vector)
+}
+
+/// Takes the vector of a message back; an interrupt that is on its way finds nobody.
+pub(crate) fn close_vector(number: u32) {
+    let Some(place) = usize::try_from(number).ok().and_then(|i| VECTOR.get(i)) else { return };
+    let _controllers = CONTROLLERS.lock();
+    let vector = usize::from(place.swap(0, Ordering::Relaxed));
+    if vector != 0
+        && let Some(owner) = GSI.get(vector)
+    {
+        owner.store(NO_GSI, Ordering::Relaxed);
+    }
 }
 
 /// Finds a vector for an interrupt; called under the lock.

@@ -18,6 +18,8 @@ pub(crate) const M2P_BASE: u64 = 0xffff_8000_0000_0000;
 pub(crate) const FRAME_TABLE_BASE: u64 = 0xffff_8080_0000_0000;
 /// Slot 258: device registers and other single mappings.
 pub(crate) const VMAP_BASE: u64 = 0xffff_8100_0000_0000;
+/// Slot 258 too, its upper half: a page for each pcpu that shows registers for one access.
+pub(crate) const REGISTER_WINDOWS_BASE: u64 = 0xffff_8140_0000_0000;
 /// Slot 259: windows on descriptor tables, one stretch per pcpu.
 pub(crate) const WINDOWS_BASE: u64 = 0xffff_8180_0000_0000;
 /// Slot 261: the image, linked at this plus its machine address.
@@ -52,6 +54,11 @@ pub(crate) const GDT_WINDOW_PAGES: u64 = 16;
 pub(crate) const WINDOW_STRIDE: u64 = 2 * GDT_WINDOW_PAGES * PAGE;
 /// The page of the GDT window that holds the hypervisor's own descriptors.
 pub(crate) const RESERVED_GDT_PAGE: u64 = 14;
+
+/// A pcpu's page for registers.
+pub(crate) const fn register_window(cpu: usize) -> u64 {
+    REGISTER_WINDOWS_BASE + cpu as u64 * PAGE
+}
 
 /// Where a pcpu's GDT window begins.
 pub(crate) const fn gdt_window(cpu: usize) -> u64 {

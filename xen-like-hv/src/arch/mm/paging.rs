@@ -36,6 +36,8 @@ pub(crate) const READ_ONLY: Attributes = PRESENT | ACCESSED | GLOBAL | NO_EXECUT
 pub(crate) const TEXT: Attributes = PRESENT | ACCESSED | GLOBAL;
 /// Registers of devices: entry 3 of the page attribute table, strongly uncached.
 pub(crate) const DEVICE: Attributes = DATA | WRITE_THROUGH | UNCACHED;
+/// Registers of devices, for a while: not global, since the frame changes.
+pub(crate) const DEVICE_WINDOW: Attributes = DEVICE & !GLOBAL;
 /// What guests may read.
 pub(crate) const GUEST_READ_ONLY: Attributes = READ_ONLY | USER;
 

@@ -1,7 +1,7 @@
-//! Physical interrupt lines that a domain's drivers use.
+//! Physical interrupts that a domain's drivers use: lines, and messages of PCI devices.
 //!
-//! A pirq is a domain's name for a line; here it is the number of the global system interrupt itself. Lines belong
-//! to the domain that mapped them; only a control domain may.
+//! A pirq is a domain's name for one. That of a line is the number of the global system interrupt itself; the numbers behind
+//! those of lines are for messages ([`message`]). They belong to the domain that mapped them; only a control domain may.
 //!
 //! | state | by | then |
 //! |---|---|---|
@@ -10,8 +10,11 @@
 //! | bound | the line fires | pending; a level-triggered line stays masked until the guest's EOI |
 //! | bound | `EVTCHNOP_close` | mapped, masked |
 //! | mapped | `PHYSDEVOP_unmap_pirq` | unmapped |
+//! | unmapped | `PHYSDEVOP_get_free_pirq` for a message | held back, until it is mapped or unmapped |
 //!
-//! Locks: the table of lines has rank `IRQ`, above that of event channels; no port changes while it is held.
+//! Locks: the table of lines has rank `IRQ`, above that of event channels and of PCI devices; no port changes while it is held.
+
+pub mod message;
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -34,7 +37,7 @@ struct Line {
     owner: DomId,
     /// Port 0 is none.
     port: EvtchnPort,
-    /// It is the hypervisor's own: the domain has its number and cannot bind it.
+    /// The domain has its number and cannot bind it: it is the hypervisor's own, or a message to come.
     held_back: bool,
     /// Fired, and not acknowledged by the guest.
     in_service: bool,
@@ -95,6 +98,9 @@ pub fn setup(m: &impl Interrupts, dom: &Domain, gsi: u32, config: GsiConfig) -> 
 /// # Errors
 /// `EINVAL` where the domain does not have it or a port is bound to it.
 pub fn unmap(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) -> Result<(), Errno> {
+    if pirq >= m.nr_gsis() {
+        return message::unmap(hv, m, dom, pirq);
+    }
     let mut lines = hv.lines.lines.lock();
     match lines.get(&pirq) {
         Some(line) if line.owner == dom.id && line.port == NO_PORT => {
@@ -120,9 +126,7 @@ pub fn bind_pirq(
     dom: &Arc<Domain>,
     pirq: u32,
 ) -> Result<EvtchnPort, Errno> {
-    if pirq >= m.nr_gsis() {
-        return Err(Errno::Inval);
-    }
+    check_line(m, pirq)?;
     access::control(dom)?;
     check_unbound(hv, dom, pirq)?;
     let port = bind::bind_pirq_port(m, dom, pirq)?;
@@ -140,7 +144,11 @@ pub fn bind_pirq(
         }
     };
     if bound {
-        m.unmask_gsi(pirq);
+        if pirq < m.nr_gsis() {
+            m.unmask_gsi(pirq);
+        } else {
+            message::follow_binding(hv, m, pirq);
+        }
         return Ok(port);
     }
     let _closed = super::close::close(hv, m, dom, port);
@@ -157,11 +165,18 @@ fn check_unbound(hv: &Hypervisor, dom: &Domain, pirq: u32) -> Result<(), Errno> 
 
 /// The port of a line was closed.
 pub(super) fn unbound(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, pirq: u32) {
-    let mut lines = hv.lines.lines.lock();
-    if let Some(line) = lines.get_mut(&pirq).filter(|line| line.owner == dom.id) {
+    let is_line = pirq < m.nr_gsis();
+    {
+        let mut lines = hv.lines.lines.lock();
+        let Some(line) = lines.get_mut(&pirq).filter(|line| line.owner == dom.id) else { return };
         line.port = NO_PORT;
         line.in_service = false;
-        m.mask_gsi(pirq);
+        if is_line {
+            m.mask_gsi(pirq);
+        }
+    }
+    if !is_line {
+        message::follow_binding(hv, m, pirq);
     }
 }
 
@@ -222,12 +237,12 @@ pub(super) fn tell_all(hv: &Hypervisor, m: &(impl Frames + Interrupts), dom: &Do
     }
 }
 
-/// Whether a line exists, for `PHYSDEVOP_irq_status_query`; every line of a PV guest wants an EOI.
+/// Whether a pirq exists, for `PHYSDEVOP_irq_status_query`; every one of a PV guest wants an EOI.
 ///
 /// # Errors
 /// `EINVAL`.
-pub fn check_line(m: &impl Interrupts, pirq: u32) -> Result<(), Errno> {
-    if pirq < m.nr_gsis() { Ok(()) } else { Err(Errno::Inval) }
+pub(crate) fn check_line(m: &impl Interrupts, pirq: u32) -> Result<(), Errno> {
+    if pirq < m.nr_pirqs() { Ok(()) } else { Err(Errno::Inval) }
 }
 
 /// The lowest line above the legacy ones that nobody has mapped.
@@ -238,6 +253,7 @@ pub fn first_free(hv: &Hypervisor, m: &impl Interrupts) -> Option<u32> {
 
 /// Takes all lines from a domain that dies; its ports are closed already.
 pub(super) fn release_all(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain) {
+    message::release_all(hv, m, dom);
     let mut lines = hv.lines.lines.lock();
     lines.retain(|&gsi, line| {
         if line.owner != dom.id {
