@@ -81,12 +81,25 @@ fn next_if(done: bool) -> Step {
 #[inline(always)]
 pub fn privileged_instruction<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     let (bytes, length) = fetch(cx);
+    let mode = cx.vcpu.entry.mode();
+    // What kernels do whenever they change tasks needs no decoder.
+    match (mode, bytes) {
+        (GuestMode::Kernel, [0x0f, 0x32, ..]) if length >= 2 => {
+            let step = rdmsr(cx);
+            return settle(cx, 2, step);
+        }
+        (GuestMode::Kernel, [0x0f, 0x30, ..]) if length >= 2 => {
+            let step = wrmsr(cx);
+            return settle(cx, 2, step);
+        }
+        _ => {}
+    }
     let Some(decoded) = bytes.get(..length).and_then(decode::decode) else { return Emulation::NotMine };
-    let step = match cx.vcpu.entry.mode() {
+    let step = match mode {
         GuestMode::Kernel => kernel_instruction(cx, decoded.instruction),
         GuestMode::User => user_instruction(cx, decoded.instruction),
     };
-    settle(cx, decoded, step)
+    settle(cx, decoded.length, step)
 }
 
 /// Carries out the instruction behind a forced-emulation prefix at RIP that raised #UD. Only CPUID has that form.
@@ -104,11 +117,7 @@ pub fn forced_emulation<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     match decoded {
         Some(Decoded { instruction: Instruction::Cpuid, length }) => {
             cpuid_instruction(cx);
-            settle(
-                cx,
-                Decoded { instruction: Instruction::Cpuid, length: length + EMULATE_PREFIX.len() },
-                Step::Next,
-            )
+            settle(cx, length + EMULATE_PREFIX.len(), Step::Next)
         }
         _ => Emulation::NotMine,
     }
@@ -156,10 +165,12 @@ fn fetch_across<M: Machine>(cx: &Cx<'_, M>) -> ([u8; FETCHED], usize) {
     (bytes, length)
 }
 
-fn settle<M: Machine>(cx: &mut Cx<'_, M>, decoded: Decoded, step: Step) -> Emulation {
+/// Goes on behind an instruction of so many bytes, as its step says.
+#[inline(always)]
+fn settle<M: Machine>(cx: &mut Cx<'_, M>, length: usize, step: Step) -> Emulation {
     match step {
         Step::Next => {
-            cx.regs.rip = cx.regs.rip.wrapping_add(decoded.length as u64);
+            cx.regs.rip = cx.regs.rip.wrapping_add(length as u64);
             Emulation::Done
         }
         Step::Again => Emulation::Done,

@@ -61,16 +61,25 @@ const MISC_VISIBLE: u64 = 1;
 const LFENCE_SERIALISES: u64 = 1 << 1;
 
 /// Reads a register for the guest; `None` raises #GP.
+#[inline(always)]
 pub fn read<M: Machine>(cx: &Cx<'_, M>, index: u32) -> Option<u64> {
+    match index {
+        // Read whenever a kernel changes tasks.
+        FS_BASE => Some(cx.m.fs_base()),
+        GS_BASE => Some(cx.m.gs_base()),
+        KERNEL_GS_BASE => Some(cx.m.gs_base_hidden()),
+        _ => read_other(cx, index),
+    }
+}
+
+#[inline(never)]
+fn read_other<M: Machine>(cx: &Cx<'_, M>, index: u32) -> Option<u64> {
     known(cx, index).or_else(|| tolerated(cx, index).then_some(0))
 }
 
 fn known<M: Machine>(cx: &Cx<'_, M>, index: u32) -> Option<u64> {
     let machine = |mask: u64| cx.m.read_msr(index).map(|value| value & mask);
     match index {
-        FS_BASE => Some(cx.m.fs_base()),
-        GS_BASE => Some(cx.m.gs_base()),
-        KERNEL_GS_BASE => Some(cx.m.gs_base_hidden()),
         HYPERCALL_PAGE => Some(0),
         TSC => Some(cx.m.rdtsc()),
         EFER => machine(EFER_VISIBLE),
