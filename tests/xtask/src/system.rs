@@ -59,10 +59,11 @@ impl Plan {
                 fs::remove_file(&socket)?;
             }
             let path = quoted(&socket);
-            // A controller of its own for each: dom0's driver knows the first port only.
+            // A controller of its own for each: dom0's driver knows the first port only. More ports would be more queues,
+            // all of which QEMU looks at whenever any device has something to do.
             words.extend([
                 "-device".into(),
-                format!("virtio-serial-pci,id=serial{number}"),
+                format!("virtio-serial-pci,id=serial{number},max_ports=1"),
                 "-device".into(),
                 format!("virtconsole,bus=serial{number}.0,chardev=ctl{number}"),
                 "-chardev".into(),
