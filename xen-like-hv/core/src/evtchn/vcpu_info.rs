@@ -131,13 +131,14 @@ impl VcpuEvents {
     /// version is odd while the others change.
     pub fn store_time(&self, m: &impl Frames, words: [u64; 4]) {
         let Some(version) = self.word(m, TIME_WORD) else { return };
-        version.store(words[0].wrapping_sub(1), SeqCst);
-        for (n, value) in (TIME_WORD..).zip(words).skip(1) {
+        let [told, stamp, time, scale] = words;
+        version.store(told.wrapping_sub(1), SeqCst);
+        for (n, value) in [(TIME_WORD + 1, stamp), (TIME_WORD + 2, time), (TIME_WORD + 3, scale)] {
             if let Some(w) = self.word(m, n) {
                 w.store(value, SeqCst);
             }
         }
-        version.store(words[0], SeqCst);
+        version.store(told, SeqCst);
     }
 
     /// The address of a page fault as the guest was told, or set it; 0 without `vcpu_info`.

@@ -49,10 +49,14 @@ pub(crate) fn load_gdt(frames: &[Mfn], entries_used: u32) {
 
 /// Shows a guest's LDT frames and loads LDTR; without entries it holds the null selector.
 pub(crate) fn load_ldt(frames: &[Mfn], entries_used: u32) {
+    let [_, used] = &percpu::this().windows_used;
+    if frames.is_empty() && used.load(Ordering::Relaxed) == 0 {
+        // The last one had none either: the window is empty and LDTR null.
+        return;
+    }
     let cpu = percpu::this_cpu();
     let window = ldt_window(cpu);
     let first = usize::try_from(GDT_WINDOW_PAGES).unwrap_or(0);
-    let [_, used] = &percpu::this().windows_used;
     show(&entries()[first..], window, frames, 0, used);
     let limit = u64::from(entries_used.min(8192)) * 8;
     let selector = if frames.is_empty() || limit == 0 { 0 } else { LDT_SELECTOR };
