@@ -32,6 +32,7 @@ impl<M: PtMachine> Pt<'_, M> {
     ///
     /// # Errors
     /// `EINVAL` where it is not in order, or the domain is dying; `Again`.
+    #[inline(always)]
     pub fn set_kernel_root(&self, dom: &Domain, vcpu: &Vcpu, mfn: Mfn, live: Live) -> Result<(), TableError> {
         refuse_dying(dom)?;
         if vcpu.mm.kernel_root() == Some(mfn) {
