@@ -142,6 +142,8 @@ pub enum Command {
     NetworkList(String),
     /// The switches and their ports.
     Switch,
+    /// The ports of dom0's services.
+    Events,
     /// dom0's disks.
     Disks,
     /// Files on the volume.
@@ -233,6 +235,7 @@ pub const VERBS: &[Verb] = &[
     ),
     verb("network-list", "DOM", "list a domain's network interfaces"),
     verb("switch", "", "show the switches, their ports and what went through them"),
+    verb("events", "", "list the ports of dom0's services, and what guests sent there"),
     verb("disks", "", "list dom0's disks"),
     verb("ls", "[PATH]", "list files on the volume"),
     verb("cat", "FILE", "show a file on the volume"),
@@ -395,6 +398,7 @@ fn command(name: &str, arguments: &mut Arguments<'_>) -> Result<Command, UsageEr
         }
         "network-list" => Command::NetworkList(arguments.need()?),
         "switch" => Command::Switch,
+        "events" => Command::Events,
         "disks" => Command::Disks,
         "ls" => Command::Ls(arguments.optional().unwrap_or_else(|| "/".to_owned())),
         "cat" => Command::Cat(arguments.need()?),

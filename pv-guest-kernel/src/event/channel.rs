@@ -9,10 +9,12 @@ use pv_abi::evtchn::{
 };
 use pv_abi::ids::{DomId, EvtchnPort, VcpuId};
 
+use super::hold::{self, Bits};
 use super::{Handler, Sink};
 use crate::hypercall::typed::evtchn;
 use crate::hypercall::{Errno, Result};
 use crate::sync::Masked;
+use crate::time;
 
 /// A bound event channel. Dropping it closes the port, unless it was [adopted](adopt).
 pub struct EventChannel {
@@ -44,6 +46,11 @@ fn bind(vcpu: VcpuId, call: impl FnOnce() -> Result<u32>) -> Result<EventChannel
     // A port may still be masked from an earlier use.
     channel.unmask();
     Ok(channel)
+}
+
+/// What the hypervisor says about a port of ours.
+pub fn status(port: EvtchnPort) -> Result<Status> {
+    evtchn(EvtchnStatus { dom: DomId::SELF.raw(), port: port.raw(), ..EvtchnStatus::default() })
 }
 
 /// A port that `remote` may connect to.
@@ -91,6 +98,26 @@ pub fn adopt(port: EvtchnPort) -> Result<EventChannel> {
     Ok(channel)
 }
 
+/// A port's bits in the shared page, or its event word.
+struct Own(EvtchnPort);
+
+impl Bits for Own {
+    #[inline]
+    fn is_pending(&self) -> bool {
+        super::is_port_pending(self.0)
+    }
+
+    #[inline]
+    fn set_mask(&self, masked: bool) {
+        super::set_port_mask(self.0, masked);
+    }
+
+    #[inline]
+    fn clear_pending(&self) -> bool {
+        super::clear_pending(self.0)
+    }
+}
+
 impl EventChannel {
     /// The port's number.
     #[must_use]
@@ -105,7 +132,41 @@ impl EventChannel {
 
     /// Waits for the next event. Events that arrived since the last wait count as one.
     pub async fn wait(&self) {
-        self.sink.notify.wait().await;
+        self.wait_after(true).await;
+    }
+
+    /// As [`wait`](Self::wait), for a port that is [held](Self::hold_until_waited): `worked` tells whether there was anything
+    /// to do since the last wait. A peer whose events bring no work, again and again, has to wait for the next look.
+    pub async fn wait_after(&self, worked: bool) {
+        let hold = &self.sink.hold;
+        if hold.is_on() {
+            if let Some(delay) = hold.turn_ended(worked) {
+                time::sleep(delay).await;
+            }
+            if !self.try_take() && !self.open_or_take() {
+                self.sink.notify.wait().await;
+            }
+            hold.wait_ended();
+        } else {
+            self.sink.notify.wait().await;
+        }
+    }
+
+    /// From now on the port is masked from each delivery until somebody [waits](Self::wait) for the next.
+    ///
+    /// For ports of others who are not trusted: however often they send, each turn of the task that serves the port costs one
+    /// upcall at most. Otherwise some vcpus that only send can keep this one in its upcall for ever. Waiting costs no hypercall.
+    pub fn hold_until_waited(&self) {
+        self.sink.hold.begin();
+    }
+
+    /// Opens the port, unless an event waits behind the mask: that is taken then.
+    fn open_or_take(&self) -> bool {
+        let taken = hold::open_or_take(&Own(self.port));
+        if taken {
+            self.sink.hold.count();
+        }
+        taken
     }
 
     /// Whether an event has arrived since the last wait; if so it is taken.
@@ -159,9 +220,7 @@ impl EventChannel {
 
     /// What the hypervisor says about the port.
     pub fn status(&self) -> Result<Status> {
-        let argument =
-            EvtchnStatus { dom: DomId::SELF.raw(), port: self.port.raw(), ..EvtchnStatus::default() };
-        evtchn(argument)
+        status(self.port)
     }
 
     /// Keeps the port and its handler for ever.

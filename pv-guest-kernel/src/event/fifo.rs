@@ -180,6 +180,12 @@ pub(super) fn is_pending(port: EvtchnPort) -> bool {
     word(port.raw()).is_some_and(|word| word.load(Acquire) & PENDING != 0)
 }
 
+/// Takes the event that is pending; whether there was one. A queue that the port is in is left alone: who comes to it there
+/// finds nothing.
+pub(super) fn clear_pending(port: EvtchnPort) -> bool {
+    word(port.raw()).is_some_and(|word| word.fetch_and(!PENDING, AcqRel) & PENDING != 0)
+}
+
 /// Has a port's events come before those of a larger number; 0 to 15, 7 at first.
 pub(super) fn set_priority(port: EvtchnPort, priority: u32) -> Result {
     if priority > FIFO_PRIORITY_MIN {

@@ -8,6 +8,7 @@
 
 mod channel;
 pub(crate) mod fifo;
+mod hold;
 mod sink;
 
 use alloc::sync::Arc;
@@ -18,12 +19,13 @@ use pv_abi::shared_info::EVTCHN_2L_NR_CHANNELS;
 
 pub use channel::{
     EventChannel, Status, adopt, alloc_unbound, alloc_unbound_for, bind_interdomain, bind_ipi, bind_pirq,
-    bind_virq,
+    bind_virq, status,
 };
 
 use crate::shared;
 use crate::sync::IrqLock;
 use crate::task::Notify;
+use hold::Hold;
 use sink::OnceSink;
 
 /// Runs when an event arrives, with events masked.
@@ -38,6 +40,7 @@ pub(crate) struct Sink {
     pub(crate) notify: Notify,
     /// Whether a channel owns the port.
     bound: AtomicBool,
+    hold: Hold,
 }
 
 /// One for each port that was ever bound. They are made once and kept, so that the upcall needs no lock and no count to
@@ -149,6 +152,10 @@ fn deliver(port: usize) {
         let _inside = crate::local::Handling::begin();
         handler(sink.port);
     }
+    if sink.hold.is_on() {
+        set_port_mask(sink.port, true);
+        sink.hold.count();
+    }
     sink.notify.notify();
 }
 
@@ -160,6 +167,7 @@ fn register(port: EvtchnPort, vcpu: VcpuId) -> Option<&'static Sink> {
     let old = sink.handler.lock().take();
     drop(old);
     sink.notify.try_take();
+    sink.hold.reset();
     sink.bound.store(true, Ordering::Release);
     Some(sink)
 }
@@ -195,6 +203,34 @@ fn is_port_pending(port: EvtchnPort) -> bool {
     }
     let word = shared::info().evtchn_pending.get(port.raw() as usize / 64);
     word.is_some_and(|word| word.load(Ordering::Acquire) & (1 << (port.raw() % 64)) != 0)
+}
+
+/// Takes the event that is pending at a port, without an upcall; whether there was one.
+fn clear_pending(port: EvtchnPort) -> bool {
+    if fifo::is_active() {
+        return fifo::clear_pending(port);
+    }
+    let bit = 1 << (port.raw() % 64);
+    let word = shared::info().evtchn_pending.get(port.raw() as usize / 64);
+    word.is_some_and(|word| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
+}
+
+/// A port that is [held](EventChannel::hold_until_waited).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The port's number.
+    pub port: EvtchnPort,
+    /// Events that were taken off it since it was bound.
+    pub taken: u64,
+    /// Turns on end that an event began and that found nothing to do.
+    pub idle: u32,
+}
+
+/// The ports that are held, with what their peers have sent.
+pub fn held() -> impl Iterator<Item = Held> {
+    let sinks = SINKS.iter().filter_map(OnceSink::get);
+    let bound = sinks.filter(|sink| sink.bound.load(Ordering::Acquire) && sink.hold.is_on());
+    bound.map(|sink| Held { port: sink.port, taken: sink.hold.taken(), idle: sink.hold.idle() })
 }
 
 /// Binds the IPI by which other vcpus end the sleep of vcpu 0.

@@ -6,6 +6,7 @@ use core::sync::atomic::AtomicBool;
 use pv_abi::ids::EvtchnPort;
 
 use super::Sink;
+use super::hold::Hold;
 use crate::sync::IrqLock;
 use crate::task::Notify;
 
@@ -28,6 +29,7 @@ impl OnceSink {
                 handler: IrqLock::new(None),
                 notify: Notify::new(),
                 bound: AtomicBool::new(false),
+                hold: Hold::new(),
             })
         })
     }

@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(90);
 const LINUX_LIMIT: Duration = Duration::from_secs(300);
 /// What the host sends to a guest and wants back.
 const ECHO_BYTES: usize = 1 << 20;
+/// Further connections of the host to a guest, one after the other; and with `--long`.
+const CONNECTIONS: usize = 8;
+const LONG_CONNECTIONS: usize = 1000;
 /// How long the host waits for a guest's bytes.
 const SOCKET_LIMIT: Duration = Duration::from_secs(30);
 
@@ -163,11 +166,11 @@ fn ours(context: &Context) -> Result<Outcome> {
     let (tcp, http) = (free_port()?, free_port()?);
     let forwards = [(tcp, SERVER, 7), (http, SERVER, 80)];
     let mut system = system("net", context, 384, volume, card(&forwards))?;
-    let outcome = work_ours(&mut system, tcp, http);
+    let outcome = work_ours(&mut system, tcp, http, context.long);
     finish(system, outcome)
 }
 
-fn work_ours(system: &mut System, tcp: u16, http: u16) -> Result<String> {
+fn work_ours(system: &mut System, tcp: u16, http: u16, long: bool) -> Result<String> {
     // Directories and switches that are made once are there afterwards.
     system.must(&["create", "server.cfg"])?;
     await_log(system, "server", LIMIT, &["serving"])?;
@@ -178,9 +181,14 @@ fn work_ours(system: &mut System, tcp: u16, http: u16) -> Result<String> {
     system.must(&["create", "client.cfg"])?;
     let log = await_log(system, "client", LIMIT, &["VERDICT: "])?;
     if !log.contains("VERDICT: SUCCESS") {
-        return Err(Failure::new(format!("the client says no\n{log}")));
+        let (switch, events) = (system.must(&["switch"])?, system.must(&["events"])?);
+        return Err(Failure::new(format!("the client says no\n{log}\n{switch}\n{events}")));
     }
     let took = echo(tcp)?;
+    // How one connection's end and another's beginning fall together differs from time to time.
+    for _ in 0..if long { LONG_CONNECTIONS } else { CONNECTIONS } {
+        echo(tcp)?;
+    }
     let mut browser = connect(http)?;
     browser.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();

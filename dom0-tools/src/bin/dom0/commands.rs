@@ -113,6 +113,10 @@ async fn carry_out(dom0: &Rc<Dom0>, session: &Rc<Session>, parsed: Parsed) -> Ou
             network::switches(stack, session, format);
             Ok(())
         }
+        Command::Events => {
+            domains::events(session, format);
+            Ok(())
+        }
         Command::Uptime => {
             session.out(&format!("up {} ns\n", pv_guest_kernel::time::now_ns()));
             Ok(())

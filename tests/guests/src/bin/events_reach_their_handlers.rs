@@ -1,5 +1,6 @@
 //! An event sent to a port of this domain arrives once, at that port; a masked port and a masked vcpu hold it back
-//! until they are opened; a poll ends when it is pending.
+//! until they are opened; a port that is held tells once for each wait, and more slowly if that is
+//! for nothing; a poll ends when it is pending.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 extern crate alloc;
@@ -8,7 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use pv_abi::ids::{DomId, VcpuId};
 use pv_guest_kernel::event::EventChannel;
-use pv_guest_kernel::{Context, event, hypercall, sched, time};
+use pv_guest_kernel::{Context, event, hypercall, sched, task, time};
 use test_guests::{Claim, ensure, ensure_eq};
 
 test_guests::claim!(events_reach_their_handlers);
@@ -18,6 +19,8 @@ const MILLISECOND_NS: u64 = 1_000_000;
 fn events_reach_their_handlers(_: &'static Context) -> Claim {
     two_ends_of_one_channel()?;
     masked_port_holds_back()?;
+    held_port_tells_once_for_each_wait()?;
+    events_without_work_have_to_wait()?;
     masked_vcpu_holds_back()?;
     poll_ends()
 }
@@ -62,6 +65,46 @@ fn masked_port_holds_back() -> Claim {
     ensure_eq!(count.load(Ordering::Relaxed), 1, "events after unmasking the port");
     channel.unmask();
     ensure_eq!(count.load(Ordering::Relaxed), 1, "events after unmasking it again");
+    Ok(())
+}
+
+fn held_port_tells_once_for_each_wait() -> Claim {
+    let channel = event::bind_ipi(VcpuId::new(0))?;
+    channel.hold_until_waited();
+    channel.notify()?;
+    ensure!(!channel.is_pending(), "the first event is not delivered");
+    for _ in 0..3 {
+        channel.notify()?;
+        ensure!(channel.is_pending(), "an event came although nobody has waited");
+    }
+    task::block_on(channel.wait());
+    ensure!(channel.is_pending(), "the end of a wait opened the port");
+    task::block_on(channel.wait());
+    ensure!(!channel.is_pending(), "what came meanwhile is not delivered");
+    ensure!(!channel.try_take(), "what came meanwhile counts twice");
+    channel.notify()?;
+    ensure!(channel.is_pending(), "the port was open after a delivery");
+    Ok(())
+}
+
+fn events_without_work_have_to_wait() -> Claim {
+    let channel = event::bind_ipi(VcpuId::new(0))?;
+    channel.hold_until_waited();
+    let start = time::now_ns();
+    // 16 turns are free; what follows takes 1, 2, 4, 8 and 16 ms.
+    for _ in 0..22 {
+        channel.notify()?;
+        task::block_on(channel.wait_after(false));
+    }
+    let passed = time::now_ns() - start;
+    ensure!(passed >= 31 * MILLISECOND_NS, "21 turns without work took {passed} ns");
+    let held = event::held().find(|held| held.port == channel.port());
+    let counts = held.map(|held| (held.taken, held.idle));
+    ensure_eq!(counts, Some((22, 21)), "events taken, turns without work");
+    channel.notify()?;
+    task::block_on(channel.wait_after(true));
+    let idle = event::held().find(|held| held.port == channel.port()).map(|held| held.idle);
+    ensure_eq!(idle, Some(0), "turns without work, after work");
     Ok(())
 }
 

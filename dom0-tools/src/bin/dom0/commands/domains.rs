@@ -2,13 +2,16 @@
 
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use dom0_tools::ctl::Exit;
 use dom0_tools::ctl::command::{Create, Format, Target};
 use dom0_tools::ctl::render;
 use dom0_tools::toolstack::{self, CreateOptions, Stop};
+use pv_abi::evtchn::EvtchnStat;
 use pv_abi::ids::DomId;
+use pv_guest_kernel::event;
 
 use super::{Dom0, Outcome};
 use crate::session::Session;
@@ -164,4 +167,19 @@ pub(super) fn domname(stack: &Toolstack, session: &Session, who: &str) -> Outcom
     let name = stack.with_env(|env| toolstack::domain_name(env, dom));
     session.out(&format!("{name}\n"));
     Ok(())
+}
+
+/// `events`
+pub(super) fn events(session: &Session, format: Format) {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for held in event::held() {
+        // A port whose other end was closed has no domain any more.
+        let status = event::status(held.port).ok();
+        let peer = status.filter(|status| status.status == EvtchnStat::Interdomain.raw());
+        let domain = peer.map_or_else(|| "-".to_string(), |status| (status.u0 & 0xffff).to_string());
+        rows.push(
+            [held.port.raw().to_string(), domain, held.taken.to_string(), held.idle.to_string()].into(),
+        );
+    }
+    session.out(&render::table(&["Port", "Domain", "Taken", "Idle"], &rows, format));
 }

@@ -17,7 +17,7 @@ use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 use pv_abi::io::byte_ring::ByteRing;
 use pv_abi::io::console::{IN_SIZE, OUT_SIZE, XenconsInterface};
 use pv_abi::io::ring::RingError;
-use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::event::EventChannel;
 use pv_guest_kernel::memory::{Mapping, Prot, map_mfn};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -84,10 +84,10 @@ impl Ring {
 }
 
 impl GuestConsole {
-    /// Moves bytes both ways; how many came from the guest.
-    fn exchange(&self) -> Result<usize, RingError> {
+    /// Moves bytes both ways; how many came from the guest, and how many went there.
+    fn exchange(&self) -> Result<(usize, usize), RingError> {
         let ring = self.ring.borrow();
-        let Some(ring) = ring.as_ref() else { return Ok(0) };
+        let Some(ring) = ring.as_ref() else { return Ok((0, 0)) };
         let mut buffer = [0; OUT_SIZE];
         let got = ring.output().read(&mut buffer)?;
         let mut typed = self.typed.borrow_mut();
@@ -100,7 +100,7 @@ impl GuestConsole {
             let _ = ring.channel.notify();
         }
         self.keep(buffer.get(..got).unwrap_or_default());
-        Ok(got)
+        Ok((got, sent))
     }
 
     fn keep(&self, bytes: &[u8]) {
@@ -136,12 +136,14 @@ impl GuestConsole {
 
     async fn serve(self: Rc<Self>) {
         let mut burst = (time::now_ns(), 0);
+        let mut worked = false;
         while self.is_attached() {
             match self.exchange() {
                 // The guest writes nonsense into its ring: it loses its console.
                 Err(_) => self.detach(),
-                Ok(0) => self.wait().await,
-                Ok(count) => {
+                Ok((0, typed)) => self.wait(core::mem::take(&mut worked) || typed != 0).await,
+                Ok((count, _)) => {
+                    worked = true;
                     self.slow_down(&mut burst, count).await;
                     task::yield_now().await;
                 }
@@ -149,11 +151,11 @@ impl GuestConsole {
         }
     }
 
-    /// Waits for the guest, or for something to do for it.
-    async fn wait(&self) {
+    /// Waits for the guest, or for something to do for it. `worked`: there was something since the last time.
+    async fn wait(&self, worked: bool) {
         let channel = self.ring.borrow().as_ref().map(|ring| ring.channel.clone());
         if let Some(channel) = channel {
-            task::select(channel.wait(), self.wake.wait()).await;
+            task::select(channel.wait_after(worked), self.wake.wait()).await;
         }
     }
 
@@ -230,7 +232,7 @@ impl ConsoleService {
     /// Connects to a guest's ring.
     pub(crate) fn attach(&self, dom: DomId, name: &str, ring: Mfn, port: EvtchnPort) -> Result<(), Errno> {
         let page = map_mfn(dom, ring, Prot::ReadWrite)?;
-        let channel = Rc::new(event::bind_interdomain(dom, port)?);
+        let channel = Rc::new(super::bind_port(dom, port)?);
         let console = Rc::new(GuestConsole {
             dom,
             name: name.to_string(),

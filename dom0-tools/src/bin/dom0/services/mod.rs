@@ -10,3 +10,13 @@ pub(crate) mod net;
 mod vbd;
 mod vif;
 pub(crate) mod xenstore;
+
+use pv_abi::errno::Errno;
+use pv_abi::ids::{DomId, EvtchnPort};
+use pv_guest_kernel::event::{self, EventChannel};
+
+/// Connects to a guest's port. However often the guest sends, it costs dom0 one upcall for each turn of the task that serves it,
+/// and turns that find nothing to do become rare.
+fn bind_port(dom: DomId, port: EvtchnPort) -> Result<EventChannel, Errno> {
+    event::bind_interdomain(dom, port).inspect(EventChannel::hold_until_waited)
+}

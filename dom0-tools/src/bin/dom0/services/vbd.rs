@@ -16,7 +16,7 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::blkif::{Blkif, BlkifResponse, BlkifStatus};
 use pv_abi::io::ring::{BackRing, RingError};
-use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::event::EventChannel;
 use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
 use pv_guest_kernel::task::{self, Notify};
 
@@ -87,7 +87,7 @@ impl Vbd {
         let page = because("mapping the ring", grant::map(dom, &[ring], Access::ReadWrite))?;
         let words: &[AtomicU32; RING_WORDS] = page.area().view(0);
         let ring = because("the ring", BackRing::attach(words))?;
-        let channel = event::bind_interdomain(dom, port).map_err(|error| error.name().to_string());
+        let channel = super::bind_port(dom, port).map_err(|error| error.name().to_string());
         let channel = because("binding the port", channel)?;
         let vbd = Rc::new(Self {
             dom,
@@ -132,9 +132,11 @@ impl Vbd {
 
     async fn serve(self: Rc<Self>) {
         let mut taken = 0_usize;
+        let mut worked = false;
         loop {
             let Some(request) = self.with_ring(|ring, words| ring.take_request(words)) else { return };
             if let Some(request) = request {
+                worked = true;
                 self.begin(decode(&request, self.geometry)).await;
                 taken = taken.wrapping_add(1);
                 // A guest may ask as fast as it is answered, and for ever.
@@ -147,7 +149,8 @@ impl Vbd {
             if more {
                 task::yield_now().await;
             } else {
-                task::select(self.channel.wait(), self.wake.wait()).await;
+                let event = self.channel.wait_after(core::mem::take(&mut worked));
+                task::select(event, self.wake.wait()).await;
             }
         }
     }

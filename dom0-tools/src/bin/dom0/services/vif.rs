@@ -23,7 +23,7 @@ use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::{DomId, EvtchnPort, GrantRef};
 use pv_abi::io::netif::{NetifRx, NetifRxRequest, NetifTx};
 use pv_abi::io::ring::{BackRing, RingError};
-use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::event::EventChannel;
 use pv_guest_kernel::grant::{self, Access, CopyBatch, GrantError, GrantMapping};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -121,7 +121,7 @@ fn because<T>(what: &str, result: Result<T, impl ToString>) -> Result<T, String>
 }
 
 fn bind(dom: DomId, port: EvtchnPort) -> Result<EventChannel, String> {
-    event::bind_interdomain(dom, port).map_err(|error| format!("binding a port: {}", error.name()))
+    super::bind_port(dom, port).map_err(|error| format!("binding a port: {}", error.name()))
 }
 
 fn words(page: &GrantMapping) -> &[AtomicU32] {
@@ -193,6 +193,7 @@ impl Vif {
 
     async fn serve(self: Rc<Self>) {
         let mut scratch = Scratch::default();
+        let mut worked = false;
         loop {
             match self.turn(&mut scratch) {
                 None => return,
@@ -201,8 +202,11 @@ impl Vif {
                     (self.given_up)(fault);
                     return;
                 }
-                Some(Ok(true)) => task::yield_now().await,
-                Some(Ok(false)) => self.sleep().await,
+                Some(Ok(true)) => {
+                    worked = true;
+                    task::yield_now().await;
+                }
+                Some(Ok(false)) => self.sleep(core::mem::take(&mut worked)).await,
             }
         }
     }
@@ -227,11 +231,12 @@ impl Vif {
         self.with_tx(|ring, words| Ok(ring.final_check(words)?))
     }
 
-    async fn sleep(&self) {
+    /// Waits for something to do. `worked`: there was something since the last time.
+    async fn sleep(&self, worked: bool) {
         let events = async {
             match &self.rx_channel {
-                Some(rx) => task::race(self.channel.wait(), rx.wait()).await,
-                None => self.channel.wait().await,
+                Some(rx) => task::race(self.channel.wait_after(worked), rx.wait_after(worked)).await,
+                None => self.channel.wait_after(worked).await,
             }
         };
         let woken = task::race(events, self.wake.wait());

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -15,7 +15,7 @@ use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 use pv_abi::io::byte_ring::ByteRing;
 use pv_abi::io::ring::RingError;
 use pv_abi::io::xenstore::{RING_SIZE, RingFault, XenstoreDomainInterface};
-use pv_guest_kernel::event::{self, EventChannel};
+use pv_guest_kernel::event::EventChannel;
 use pv_guest_kernel::memory::{Area, Mapping, Prot, map_mfn};
 use pv_guest_kernel::task::{self, Notify};
 use pv_guest_kernel::time;
@@ -28,6 +28,8 @@ struct Link {
     channel: EventChannel,
     /// Bytes read from the ring that the store did not take yet.
     unread: RefCell<Vec<u8>>,
+    /// Something was written into the ring since the guest was last waited for.
+    answered: Cell<bool>,
     wake: Notify,
 }
 
@@ -137,10 +139,11 @@ impl StoreService {
     /// Connects a domain.
     pub(crate) fn introduce(self: &Rc<Self>, dom: DomId, ring: Mfn, port: EvtchnPort) -> Result<(), Errno> {
         let page = map_mfn(dom, ring, Prot::ReadWrite)?;
-        let channel = event::bind_interdomain(dom, port)?;
+        let channel = super::bind_port(dom, port)?;
         let conn = self.store.borrow_mut().introduce(dom)?;
         let (page, unread) = (RefCell::new(Some(page)), RefCell::default());
-        let link = Rc::new(Link { conn, page, channel, unread, wake: Notify::new() });
+        let answered = Cell::new(false);
+        let link = Rc::new(Link { conn, page, channel, unread, answered, wake: Notify::new() });
         self.links.borrow_mut().insert(dom, link.clone());
         task::spawn(self.clone().listen(link)).detach();
         self.pump();
@@ -163,6 +166,7 @@ impl StoreService {
     }
 
     async fn listen(self: Rc<Self>, link: Rc<Link>) {
+        let mut worked = false;
         while !link.is_closed() {
             self.store.borrow_mut().set_time(time::now_ns());
             let progress = link.take_input(&mut self.store.borrow_mut());
@@ -173,6 +177,7 @@ impl StoreService {
                 Err(_) => link.fail(RingFault::RingIdx),
                 Ok(progress) => {
                     self.pump();
+                    worked |= progress || link.answered.take();
                     if progress {
                         // The guest may be waiting for room.
                         let _ = link.channel.notify();
@@ -180,7 +185,8 @@ impl StoreService {
                     } else if let Some(until) = paused {
                         task::select(time::sleep_until(until), link.wake.wait()).await;
                     } else {
-                        task::select(link.channel.wait(), link.wake.wait()).await;
+                        let event = link.channel.wait_after(core::mem::take(&mut worked));
+                        task::select(event, link.wake.wait()).await;
                     }
                 }
             }
@@ -201,6 +207,7 @@ impl StoreService {
             let written = link.give_output(&mut self.store.borrow_mut());
             match written {
                 Ok(true) => {
+                    link.answered.set(true);
                     // Failing means that the guest closed its end.
                     let _ = link.channel.notify();
                 }
