@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 use hv_core::Hypervisor;
+use hv_core::acpi::ConfigArea;
 use hv_core::boot_memory::Range;
 use hv_core::domain::dom0::Dom0Config;
 use hv_core::frame::{FrameTable, PageInfo};
@@ -116,6 +117,12 @@ fn platform(nr_pcpus: u32) -> Platform {
         maddr_bits: features::get().address_bits,
         total_frames: map.ram_bytes() / layout::PAGE,
         memory_map,
+        config_areas: acpi::platform()
+            .config_areas
+            .iter()
+            .flat_map(|areas| areas.as_slice())
+            .copied()
+            .collect(),
     }
 }
 
@@ -147,6 +154,12 @@ fn mark_devices(hv: &Hypervisor) {
     for ram in boot_alloc::memory_map().ram() {
         hv.frames.add_device_range(Mfn::new(at / layout::PAGE), Mfn::new(ram.start / layout::PAGE));
         at = ram.end;
+    }
+    for (first, last) in hv.platform.config_areas.iter().filter_map(ConfigArea::bounds) {
+        let range = (Mfn::new(first / layout::PAGE), Mfn::new(last / layout::PAGE));
+        if hv.frames.read_only_devices().add(range).is_err() {
+            log::warn!("dom0 may write to configuration space at {first:#x}");
+        }
     }
     let Some(madt) = acpi::platform().madt.as_ref() else { return };
     let controllers = madt.io_apics.as_slice().iter().map(|a| a.at).chain([madt.lapic_at]);

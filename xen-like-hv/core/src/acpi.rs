@@ -8,9 +8,11 @@ use crate::bounded::Bounded;
 
 mod fadt;
 mod madt;
+mod mcfg;
 
 pub use fadt::{Fadt, Register, Space, find_s5, parse_fadt};
 pub use madt::{Cpu, IoApic, Madt, Override, parse_madt};
+pub use mcfg::{ConfigArea, parse_mcfg};
 
 /// Reads machine memory that the firmware's tables point to.
 pub trait PhysRead {

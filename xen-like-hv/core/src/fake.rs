@@ -464,6 +464,11 @@ impl FakeWorld {
         frames.add_free_range(Mfn::new(1), Mfn::new(u64::try_from(nr_frames).unwrap_or(0)));
         let platform = crate::hv::Platform {
             nr_pcpus: 2,
+            config_areas: alloc::vec![crate::acpi::ConfigArea {
+                base: devices::at::AREA,
+                last_bus: 255,
+                ..Default::default()
+            }],
             cpu_names: [0, 1].map(|n| crate::hv::CpuName { apic_id: 2 * n, acpi_id: n + 1 }).into(),
             ..Default::default()
         };

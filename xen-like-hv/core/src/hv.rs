@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 
+use crate::acpi::ConfigArea;
 use crate::domain::DomainTable;
 use crate::evtchn::GlobalVirqs;
 use crate::evtchn::pirq::LineTable;
@@ -35,6 +36,8 @@ pub struct Platform {
     pub total_frames: u64,
     /// The firmware's memory map, for dom0: `(start, length, type)` in bytes.
     pub memory_map: alloc::vec::Vec<(u64, u64, u32)>,
+    /// PCI configuration space in memory, as the firmware tells of it.
+    pub config_areas: alloc::vec::Vec<ConfigArea>,
 }
 
 /// All state. One exists for the machine; tests make as many as they like.

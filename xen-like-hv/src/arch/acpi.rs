@@ -4,7 +4,8 @@
 use crate::arch::boot;
 use crate::arch::mm::layout::direct_map;
 use core::ptr::with_exposed_provenance;
-use hv_core::acpi::{self, Fadt, Madt, PhysRead, Table};
+use hv_core::acpi::{self, ConfigArea, Fadt, Madt, PhysRead, Table};
+use hv_core::bounded::Bounded;
 use spin::Once;
 
 /// What the firmware told about the machine.
@@ -16,10 +17,12 @@ pub(crate) struct Platform {
     pub(crate) fadt: Option<Fadt>,
     /// Sleep types of soft-off.
     pub(crate) s5: Option<(u8, u8)>,
+    /// PCI configuration space in memory.
+    pub(crate) config_areas: Option<Bounded<ConfigArea, 16>>,
 }
 
 static PLATFORM: Once<Platform> = Once::new();
-static NOTHING: Platform = Platform { madt: None, fadt: None, s5: None };
+static NOTHING: Platform = Platform { madt: None, fadt: None, s5: None, config_areas: None };
 
 /// What the firmware told; nothing before [`collect`].
 pub(crate) fn platform() -> &'static Platform {
@@ -61,7 +64,7 @@ pub(crate) fn collect() -> &'static Platform {
         let rsdp = boot::info().rsdp.or_else(|| acpi::find_rsdp(&LowMemory));
         let Some(tables) = rsdp.and_then(|at| acpi::read_tables(&LowMemory, at)) else {
             log::warn!("no ACPI tables: one CPU, no power-off");
-            return Platform { madt: None, fadt: None, s5: None };
+            return Platform { madt: None, fadt: None, s5: None, config_areas: None };
         };
         for table in tables.iter() {
             log::debug!("ACPI {} at {:#x}, {} bytes", table.signature.escape_ascii(), table.at, table.length);
@@ -70,6 +73,7 @@ pub(crate) fn collect() -> &'static Platform {
         let madt = sound(b"APIC").and_then(acpi::parse_madt);
         let fadt = sound(b"FACP").and_then(acpi::parse_fadt);
         let dsdt = fadt.and_then(|f| acpi::read_header(&LowMemory, f.dsdt)).as_ref().and_then(bytes_of);
-        Platform { madt, fadt, s5: dsdt.and_then(acpi::find_s5) }
+        let config_areas = sound(b"MCFG").map(acpi::parse_mcfg);
+        Platform { madt, fadt, s5: dsdt.and_then(acpi::find_s5), config_areas }
     })
 }

@@ -20,6 +20,8 @@ pub mod at {
     pub const ENTRIES: u32 = 4;
     /// Machine address of BAR 1, which holds the MSI-X table and, a page behind it, the pending bits.
     pub const BAR: u64 = 0xf_e000_0000;
+    /// Machine address of configuration space.
+    pub const AREA: u64 = 0x4000_0000;
     /// Machine address of the table.
     pub const TABLE: u64 = BAR + 0x1000;
 }

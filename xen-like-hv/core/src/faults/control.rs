@@ -16,8 +16,8 @@ use pv_abi::memory::{
 };
 use pv_abi::physdev::{
     PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery, PhysdevManagePci,
-    PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPirqEoiGmfn, PhysdevSetIopl,
-    PhysdevSetupGsi, PhysdevUnmapPirq,
+    PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPciMmcfgReserved,
+    PhysdevPirqEoiGmfn, PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
 };
 use pv_abi::platform::{
     PlatformCmd, PlatformOp, XenpfEnterAcpiSleep, XenpfPcpuinfo, XenpfSettime32, XenpfSettime64,
@@ -141,6 +141,7 @@ pub(super) fn machine() -> Vec<Scenario> {
         scenario!(PhysdevOp, P::UnmapPirq, Dom0, |w| { let pirq = mapped_entry(w); op(w, 14, &PhysdevUnmapPirq { domid: SELF, _pad: 0, pirq }) }, also Inval),
         scenario!(PhysdevOp, P::GetFreePirq, Dom0, |w| op(w, 23, &PhysdevGetFreePirq { kind: 0, pirq: 0 })),
         scenario!(PhysdevOp, P::PciDeviceRemove, Dom0, |w| { mapped_entry(w); op(w, 26, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also NoDev),
+        scenario!(PhysdevOp, P::PciMmcfgReserved, Dom0, |w| op(w, 24, &PhysdevPciMmcfgReserved { address: 0x4000_0000, end_bus: 255, flags: 1, ..Default::default() }), also Io NoDev Inval),
         scenario!(PhysdevOp, P::PrepareMsix, Dom0, |w| { plugged(w); op(w, 30, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also Busy),
         scenario!(PhysdevOp, P::ReleaseMsix, Dom0, |w| { prepared(w); op(w, 31, &PhysdevPciDevice { devfn: 8, ..Default::default() }) }, also Busy),
         scenario!(PhysdevOp, P::RestoreMsi, Dom0, |w| { mapped_entry(w); op(w, 19, &PhysdevManagePci { bus: 0, devfn: 8 }) }),

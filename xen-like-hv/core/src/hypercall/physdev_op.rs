@@ -6,13 +6,15 @@ use core::sync::atomic::Ordering::Relaxed;
 use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 use pv_abi::physdev::{
-    IrqStatus, MapPirqType, PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq, PhysdevIrqStatusQuery,
-    PhysdevManagePci, PhysdevMapPirq, PhysdevOp, PhysdevPciDevice, PhysdevPciDeviceAdd, PhysdevPirqEoiGmfn,
-    PhysdevSetIopl, PhysdevSetupGsi, PhysdevUnmapPirq,
+    IrqStatus, MapPirqType, PCI_MMCFG_RESERVED, PhysdevApic, PhysdevEoi, PhysdevGetFreePirq, PhysdevIrq,
+    PhysdevIrqStatusQuery, PhysdevManagePci, PhysdevMapPirq, PhysdevOp, PhysdevPciDevice,
+    PhysdevPciDeviceAdd, PhysdevPciMmcfgReserved, PhysdevPirqEoiGmfn, PhysdevSetIopl, PhysdevSetupGsi,
+    PhysdevUnmapPirq,
 };
 
 use super::GuestPtr;
 use crate::access;
+use crate::acpi::ConfigArea;
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::error::{Args, HypercallResult};
@@ -82,6 +84,11 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
             let device = controlled_device(cx, at)?;
             cx.hv.pci.lock().restore(&cx.hv.frames, cx.m, device)?;
         }
+        PhysdevOp::PciMmcfgReserved => {
+            access::control(cx.dom)?;
+            let op: PhysdevPciMmcfgReserved = GuestPtr::new(at)?.read(cx.m)?;
+            check_config_area(cx, &op)?;
+        }
         PhysdevOp::PirqEoiGmfnV1 => share_eoi_map(cx, at, EoiMapVersion::V1)?,
         PhysdevOp::PirqEoiGmfnV2 => share_eoi_map(cx, at, EoiMapVersion::V2)?,
         _ => return Err(Errno::NoSys.into()),
@@ -92,6 +99,19 @@ pub fn physdev_op<M: Machine>(cx: &mut Cx<'_, M>, args: &Args) -> HypercallResul
 /// What the older calls name.
 fn on_first_segment(op: &PhysdevManagePci) -> Address {
     Address { segment: 0, bus: op.bus, devfn: op.devfn }
+}
+
+/// dom0 says whether the memory map and ACPI's methods keep an area of configuration space free. The firmware's word was
+/// taken for it at boot; a dom0 whose area is another hears of that.
+fn check_config_area<M: Machine>(cx: &Cx<'_, M>, op: &PhysdevPciMmcfgReserved) -> Result<(), Errno> {
+    if op.flags & !PCI_MMCFG_RESERVED != 0 {
+        return Err(Errno::Inval);
+    }
+    let is_meant = |area: &&ConfigArea| {
+        (area.segment, area.first_bus, area.last_bus) == (op.segment, op.start_bus, op.end_bus)
+    };
+    let area = cx.hv.platform.config_areas.iter().find(is_meant).ok_or(Errno::NoDev)?;
+    if area.base == op.address { Ok(()) } else { Err(Errno::Io) }
 }
 
 /// The device that an argument names.

@@ -15,7 +15,8 @@ use crate::Hypervisor;
 use crate::cx::Cx;
 use crate::domain::Domain;
 use crate::entry::GuestMode;
-use crate::port::{FlushScope, Machine};
+use crate::pci::{Address, ConfigWrite};
+use crate::port::{FlushScope, Machine, PortWidth};
 use crate::regs::GUEST_CS64;
 use crate::vcpu::Vcpu;
 
@@ -162,8 +163,8 @@ fn write_table<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Res
     }
 }
 
-/// Lets a store to a device's read-only frame, which `mapping` maps at `va`, come to nothing: as on Xen, a kernel that masks
-/// entries of a table by itself goes on.
+/// Deals with a store to a device's read-only frame, which `mapping` maps at `va`. To configuration space it writes what may be
+/// written there; to a table of messages it comes to nothing: as on Xen, a kernel that masks entries by itself goes on.
 #[cold]
 #[inline(never)]
 fn write_device<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Result<(), Errno> {
@@ -175,8 +176,38 @@ fn write_device<M: Machine>(cx: &mut Cx<'_, M>, va: GuestVa, mapping: Pte) -> Re
     let offset = usize::try_from(va.offset()).map_err(|_| Errno::Inval)?;
     // What such an instruction reads, if it reads, is zero.
     let effect = insn.apply(cx.regs, 0, offset % 8).ok_or(Errno::Inval)?;
+    if let Some(word) = effect.word {
+        write_config(cx, mfn.to_maddr().raw() + va.offset(), insn.size, word);
+    }
     insn.retire(cx.regs, &effect);
     Ok(())
+}
+
+/// Writes to configuration space in memory; `word` is what the eight bytes around the address become. Nowhere else, nothing,
+/// and nothing of a width that configuration space does not know.
+fn write_config<M: Machine>(cx: &Cx<'_, M>, at: u64, size: usize, word: u64) {
+    let mut areas = cx.hv.platform.config_areas.iter();
+    let named = areas.find_map(|area| Some((area.segment, area.named_by(at)?)));
+    let Some((segment, (bus, devfn, register))) = named else { return };
+    let width = match size {
+        1 => PortWidth::Byte,
+        2 => PortWidth::Word,
+        4 => PortWidth::Dword,
+        _ => return,
+    };
+    if !at.is_multiple_of(width.bytes().into()) {
+        return;
+    }
+    let [b0, b1, b2, b3, ..] = (word >> (at % 8 * 8)).to_le_bytes();
+    let value = match width {
+        PortWidth::Byte => b0.into(),
+        PortWidth::Word => u16::from_le_bytes([b0, b1]).into(),
+        PortWidth::Dword => u32::from_le_bytes([b0, b1, b2, b3]),
+    };
+    let device = Address { segment, bus, devfn };
+    cx.hv.pci.guest_write(&cx.hv.frames, cx.m, device, ConfigWrite { register, width, value }, |value| {
+        cx.m.register_write(at, width, value);
+    });
 }
 
 /// Reads and decodes the instruction at the guest's RIP: up to the end of its page first, since the next page need not

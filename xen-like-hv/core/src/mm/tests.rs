@@ -272,6 +272,34 @@ fn a_store_to_a_table_of_messages_comes_to_nothing() {
 }
 
 #[test]
+fn a_store_to_configuration_space_in_memory_is_looked_after() {
+    use super::fault::FaultOutcome;
+    use crate::fake::devices::at;
+    use crate::pci::Address;
+    use crate::port::{DeviceRegisters, PortWidth};
+    let w = World::new(&[Privilege::Control], 32);
+    w.boot();
+    w.m().devices.plug(8);
+    w.w.hv.pci.add(w.m(), &w.guests[0].dom, Address { segment: 0, bus: 0, devfn: 8 }).unwrap();
+    let space = Mfn::new((at::AREA >> 12) + 8);
+    w.w.hv.frames.read_only_devices().add((space, space)).unwrap();
+    w.set(w.mfn(3), 9, pte(space, RW | 0x10)).unwrap();
+    let mut regs = crate::UserRegs { rax: 0x1122_3344, ..Default::default() };
+    let mut store = |code: &[u8], register: u64| table_store(&w, code, &mut regs, 0x9000 + register);
+    let (long, word, byte, wide): (&[u8], &[u8], &[u8], &[u8]) =
+        (&[0x89, 0x07], &[0x66, 0x89, 0x07], &[0x88, 0x07], &[0x48, 0x89, 0x07]);
+    assert_eq!(store(long, 0x3c), FaultOutcome::Resume);
+    assert_eq!(store(word, 0x42), FaultOutcome::Resume);
+    assert_eq!(store(byte, 0x107), FaultOutcome::Resume);
+    let table = u64::from(at::MSIX) + 4;
+    assert_eq!(store(long, table), FaultOutcome::Resume, "the table's place");
+    assert_eq!(store(wide, 0x48), FaultOutcome::Resume, "too wide");
+    let read = |register| w.m().register_read((space.raw() << 12) + register, PortWidth::Dword);
+    assert_eq!([0x3c, 0x40, 0x104, table, 0x48].map(read), [0x1122_3344, 0x3344_0000, 0x4400_0000, 0, 0]);
+    w.assert_sound();
+}
+
+#[test]
 fn xsa_154_ram_is_cached_one_way() {
     let w = World::new(&[Privilege::Control], 32);
     w.boot();
