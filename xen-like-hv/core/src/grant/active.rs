@@ -312,11 +312,12 @@ pub(super) fn claim<'t>(
         return Err(GrantStatus::BadGntref);
     };
     let (shared, active) = (&m.words(*mfn)[at], &mut active[at]);
-    let pins = active.pins.plus(uses).ok_or(GrantStatus::GeneralError)?;
-    let frame = if active.pins.is_empty() {
-        mark_used(shared, grantee, uses.access())?
+    let (pins, frame) = if active.pins.is_empty() {
+        (Pins::of(uses), mark_used(shared, grantee, uses.access())?)
     } else {
-        frame_in_use(shared, active, grantee, uses.access()).ok_or(GrantStatus::GeneralError)?
+        let pins = active.pins.plus(uses).ok_or(GrantStatus::GeneralError)?;
+        let frame = frame_in_use(shared, active, grantee, uses.access()).ok_or(GrantStatus::GeneralError)?;
+        (pins, frame)
     };
     match frames.get_leaf(m, Mfn::new(u64::from(frame)), granter.id, uses.writes()) {
         Ok(held) => {
