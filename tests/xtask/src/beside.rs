@@ -107,7 +107,7 @@ fn summary(seed: u64, logs: &[String]) -> String {
 }
 
 /// Events that dom0 may take off a storming guest's console: what belongs to its output, and then so many in a second.
-const TAKEN: u64 = 300;
+const TAKEN: u64 = 150;
 const TAKEN_PER_SECOND: u64 = 20;
 
 /// One domain storms a second and dom0 with events and mappings, and a third checks its disk.
