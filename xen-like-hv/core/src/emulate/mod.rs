@@ -39,6 +39,9 @@ use decode::{Decoded, Gpr, Instruction, MAX_BYTES};
 const CR4_OSXSAVE: u64 = 1 << 18;
 /// CR4: the time stamp counter is for the kernel.
 const CR4_TSD: u64 = 1 << 2;
+/// The opcodes that are looked for before anything is decoded.
+const RDMSR: [u8; 2] = [0x0f, 0x32];
+const WRMSR: [u8; 2] = [0x0f, 0x30];
 /// Low half of a register.
 const LOW: u64 = 0xffff_ffff;
 
@@ -83,16 +86,10 @@ pub fn privileged_instruction<M: Machine>(cx: &mut Cx<'_, M>) -> Emulation {
     let (bytes, length) = fetch(cx);
     let mode = cx.vcpu.entry.mode();
     // What kernels do whenever they change tasks needs no decoder.
-    match (mode, bytes) {
-        (GuestMode::Kernel, [0x0f, 0x32, ..]) if length >= 2 => {
-            let step = rdmsr(cx);
-            return settle(cx, 2, step);
-        }
-        (GuestMode::Kernel, [0x0f, 0x30, ..]) if length >= 2 => {
-            let step = wrmsr(cx);
-            return settle(cx, 2, step);
-        }
-        _ => {}
+    let opcode = [bytes[0], bytes[1]];
+    if (opcode == RDMSR || opcode == WRMSR) && mode == GuestMode::Kernel && length >= opcode.len() {
+        let done = if opcode == RDMSR { rdmsr(cx) } else { wrmsr(cx) };
+        return settle(cx, opcode.len(), next_if(done));
     }
     let Some(decoded) = bytes.get(..length).and_then(decode::decode) else { return Emulation::NotMine };
     let step = match mode {
@@ -208,8 +205,8 @@ fn kernel_instruction<M: Machine>(cx: &mut Cx<'_, M>, instruction: Instruction) 
             }
             Step::Next
         }
-        Instruction::Rdmsr => rdmsr(cx),
-        Instruction::Wrmsr => wrmsr(cx),
+        Instruction::Rdmsr => next_if(rdmsr(cx)),
+        Instruction::Wrmsr => next_if(wrmsr(cx)),
         Instruction::Rdtsc => rdtsc(cx),
         Instruction::Rdtscp => {
             cx.regs.rcx = u64::from(cx.vcpu.entry.tsc_aux.load(Relaxed));
@@ -249,17 +246,19 @@ fn low(value: u64) -> u32 {
     u32::try_from(value & LOW).unwrap_or(0)
 }
 
-fn rdmsr<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
-    let Some(value) = msr::read(cx, low(cx.regs.rcx)) else { return Step::Refused };
+#[inline(never)]
+fn rdmsr<M: Machine>(cx: &mut Cx<'_, M>) -> bool {
+    let Some(value) = msr::read(cx, low(cx.regs.rcx)) else { return false };
     cx.regs.rax = value & LOW;
     cx.regs.rdx = value >> 32;
-    Step::Next
+    true
 }
 
-fn wrmsr<M: Machine>(cx: &mut Cx<'_, M>) -> Step {
+#[inline(never)]
+fn wrmsr<M: Machine>(cx: &mut Cx<'_, M>) -> bool {
     let value = cx.regs.rax & LOW | cx.regs.rdx << 32;
     let index = low(cx.regs.rcx);
-    next_if(msr::write(cx, index, value))
+    msr::write(cx, index, value)
 }
 
 /// The guest has switched the counter off for its processes, which does for its kernel too at ring 3.
