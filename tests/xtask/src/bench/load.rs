@@ -29,13 +29,13 @@ pub(crate) const UP: &str = "LOAD BEGINS";
 const PROOF: &str = "LOAD DONE";
 
 /// Each load is a name, how often it is done, and what. The clock that the shell reads without a process of its own has
-/// steps of 10 ms, which are ten million instructions; a load takes some hundred million.
+/// steps of 10 ms, which are ten million instructions; a load takes some hundred million at least.
 const LOADS: [(&str, u32, &str); 6] = [
     ("fork_and_exec", 200, "while [ $i -lt 200 ]; do /bin/true; i=$((i+1)); done"),
     ("fork", 300, "while [ $i -lt 300 ]; do (:); i=$((i+1)); done"),
-    ("pipe_round_trip", 2000, "while [ $i -lt 2000 ]; do echo x >&4; read y <&5; i=$((i+1)); done"),
+    ("pipe_round_trip", 10000, "while [ $i -lt 10000 ]; do echo x >&4; read y <&5; i=$((i+1)); done"),
     ("small_read_and_write", 40000, "dd if=/dev/zero of=/dev/null bs=1 count=40000 2>/dev/null"),
-    ("file_write_of_4096_bytes", 8000, "dd if=/dev/zero of=/file bs=4k count=8000 2>/dev/null; rm /file"),
+    ("file_write_of_4096_bytes", 16000, "dd if=/dev/zero of=/file bs=4k count=16000 2>/dev/null; rm /file"),
     ("page_fault", 12288, "dd if=/dev/zero of=/dev/null bs=48M count=1 2>/dev/null"),
 ];
 
