@@ -31,7 +31,7 @@ const LINUX_DOM0_MIB: u32 = 640;
 /// Size of the guest's disk.
 const DISK_BYTES: u64 = 128 << 20;
 /// How often a guest is created; the cheapest counts.
-const CREATIONS: usize = 3;
+const CREATIONS: usize = 5;
 const CREATION: &str = "create_to_init";
 
 /// What a guest shows when its first program runs, and when it serves others.
