@@ -2,8 +2,12 @@
 
 use alloc::vec::Vec;
 
+use pv_abi::frame::PAGE_SIZE;
+
+use crate::bytes::range;
 use crate::elf::{Elf, Segment};
 use crate::error::ImageError;
+use crate::layout::PAGE;
 use crate::notes::Notes;
 
 /// First address of the hypervisor's L4 slots, and one past the last.
@@ -90,28 +94,31 @@ impl<'a> KernelImage<'a> {
     /// Copies what the image has for the page at virtual address `va` (page-aligned) into `page`,
     /// which the caller has zeroed.
     pub(crate) fn copy_page(&self, va: u64, page: &mut [u8]) {
-        let page_len = page.len() as u64;
-        for segment in &self.segments {
+        for (at, bytes) in self.parts(va) {
+            if let Some(target) = page.get_mut(at..at + bytes.len()) {
+                target.copy_from_slice(bytes);
+            }
+        }
+    }
+
+    /// The page at `va`, where one segment alone has it, all of it.
+    pub(crate) fn whole_page(&self, va: u64) -> Option<&'a [u8; PAGE_SIZE]> {
+        let mut parts = self.parts(va);
+        let (_, bytes) = parts.next()?;
+        if parts.next().is_some() { None } else { bytes.try_into().ok() }
+    }
+
+    /// What the segments have for the page at `va`, with the place of each part in the page.
+    fn parts(&self, va: u64) -> impl Iterator<Item = (usize, &'a [u8])> {
+        self.segments.iter().filter_map(move |segment| {
             let start = segment.paddr.wrapping_add(self.virt_offset);
             // Sizes were checked against the file, so these stay within 64 bits.
             let from = start.max(va);
             let file_end = start.wrapping_add(segment.file_len as u64);
-            let to = file_end.min(va.saturating_add(page_len));
-            if from >= to {
-                continue;
-            }
-            let (Ok(src), Ok(dst), Ok(len)) =
-                (usize::try_from(from - start), usize::try_from(from - va), usize::try_from(to - from))
-            else {
-                continue;
-            };
-            let src = segment.file_offset + src;
-            if let (Some(source), Some(target)) =
-                (self.bytes.get(src..src + len), page.get_mut(dst..dst + len))
-            {
-                target.copy_from_slice(source);
-            }
-        }
+            let len = file_end.min(va.saturating_add(PAGE)).checked_sub(from).filter(|&len| len != 0)?;
+            let part = range(self.bytes, segment.file_offset as u64 + (from - start), len)?;
+            Some((usize::try_from(from - va).ok()?, part))
+        })
     }
 }
 

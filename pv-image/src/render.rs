@@ -12,7 +12,18 @@ use crate::start;
 /// p2m entry of a hole.
 const INVALID_P2M_ENTRY: u64 = u64::MAX;
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// The bytes of a page that the kernel or the ramdisk has as a whole, so that nothing has to be put together.
+    #[must_use]
+    pub fn whole_page(&self, pfn: Pfn) -> Option<&'a [u8; PAGE_SIZE]> {
+        let raw = pfn.raw();
+        if self.layout.kernel.contains(raw) {
+            return self.kernel.whole_page(self.layout.va_of(raw));
+        }
+        let ramdisk = self.layout.ramdisk.filter(|ramdisk| ramdisk.pages.contains(raw))?;
+        blob_from(self.ramdisk, ramdisk.pages, raw).first_chunk()
+    }
+
     /// Fills `page` with what belongs at `pfn`, whatever it held before, and says what that is.
     /// The hypercall page is not filled in here: see [`Plan::hypercall_page`].
     ///
@@ -25,8 +36,12 @@ impl Plan<'_> {
         shared_info: MachAddr,
         page: &mut [u8; PAGE_SIZE],
     ) -> Result<PageKind, ImageError> {
-        page.fill(0);
         let kind = self.kind(pfn);
+        if let Some(whole) = self.whole_page(pfn) {
+            page.copy_from_slice(whole);
+            return Ok(kind);
+        }
+        page.fill(0);
         let raw = pfn.raw();
         match kind {
             PageKind::Zero => {}
@@ -73,10 +88,14 @@ impl Plan<'_> {
     }
 }
 
+/// What `blob` has from page `pfn` of `range` on.
+fn blob_from(blob: &[u8], range: PageRange, pfn: u64) -> &[u8] {
+    usize::try_from((pfn - range.first) * PAGE).ok().and_then(|start| blob.get(start..)).unwrap_or_default()
+}
+
 /// The part of `blob` that lies in page `pfn` of `range`.
 fn copy_blob(blob: &[u8], range: PageRange, pfn: u64, page: &mut [u8; PAGE_SIZE]) {
-    let Ok(start) = usize::try_from((pfn - range.first) * PAGE) else { return };
-    let rest = blob.get(start..).unwrap_or_default();
+    let rest = blob_from(blob, range, pfn);
     let part = rest.get(..PAGE_SIZE).unwrap_or(rest);
     if let Some(target) = page.get_mut(..part.len()) {
         target.copy_from_slice(part);

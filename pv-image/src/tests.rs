@@ -199,6 +199,27 @@ fn the_kernel_arrives_whole_and_its_bss_is_zero() {
 }
 
 #[test]
+fn a_page_is_whole_where_one_piece_of_the_image_has_all_of_it() {
+    let mut source = TestElf::minimal();
+    source.segments.push((0x10_2800, vec![0xee; 16], 16));
+    let (elf, ramdisk) = (source.build(), vec![9u8; 5000]);
+    let plan = plan(&elf, Some(&ramdisk), DOM_U, 8192).unwrap();
+    let whole: Vec<u64> =
+        (0..plan.used_pages()).filter(|pfn| plan.whole_page(Pfn::new(*pfn)).is_some()).collect();
+    let first = plan.layout().ramdisk.unwrap().pages.first;
+    // The kernel has seven pages and a part, but two segments share one of them.
+    assert_eq!(whole, [0x100, 0x101, 0x103, 0x104, 0x105, 0x106, first]);
+    let code = &source.segments[0].1;
+    let shared = page(&plan, 0x102).0;
+    assert_eq!((&shared[..0x800], shared[0x800]), (&code[0x2000..0x2800], 0xee));
+    for pfn in whole {
+        assert_eq!(plan.whole_page(Pfn::new(pfn)), Some(&page(&plan, pfn).0), "{pfn:#x}");
+    }
+    assert_eq!(page(&plan, 0x103).0, code[0x3000..0x4000]);
+    assert_eq!(page(&plan, first).0, [9; PAGE_SIZE]);
+}
+
+#[test]
 fn the_p2m_names_every_frame_and_marks_holes() {
     let elf = TestElf::minimal().build();
     let plan = plan(&elf, None, DOM_U, 2048).unwrap();

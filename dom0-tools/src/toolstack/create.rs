@@ -16,7 +16,7 @@ use pv_image::{BuildConfig, FrameMap, KernelImage, PageKind, Plan, Role, init_sh
 
 use super::adjust::MAX_MEM_SLACK_KIB;
 use super::error::Doing;
-use super::ports::{CreateDomain, DiskInfo, MAX_BATCH};
+use super::ports::{CreateDomain, DiskInfo, MAX_BATCH, Page};
 use super::{Env, Error, control, hotplug, nodes, teardown};
 use crate::cfg::DomainConfig;
 
@@ -240,9 +240,7 @@ impl<'a> CreateJob<'a> {
         let store_port = env.hv.alloc_unbound(dom, DomId::DOM0).doing("making its xenstore port")?;
         let console_port = env.hv.alloc_unbound(dom, DomId::DOM0).doing("making its console port")?;
         let info = env.hv.domain_info(dom).doing("asking for its shared_info")?;
-        // A guest finds its upcalls masked: it has no handler for them yet.
-        let mut initialise = |_: usize, page: &mut super::ports::Page| pv_image::init_shared_info(page);
-        env.hv.write_frames(dom, &[info.shared_info], &mut initialise).doing("writing its shared_info")?;
+        write_shared_info(env, dom, info.shared_info)?;
         let role = Role::DomU { store_port: store_port.raw(), console_port: console_port.raw() };
         let plan = Plan::new(self.kernel.clone(), self.ramdisk, build_config(self.config, role));
         let plan = plan.map_err(|error| self.image_error(error))?;
@@ -274,10 +272,13 @@ impl<'a> CreateJob<'a> {
         let mut failed = None;
         let mfns: &[Mfn] = &self.mfns;
         let written = env.hv.write_frames(dom, &frames, &mut |index, page| {
-            if let Some(pfn) = pfns.get(index) {
-                let rendered = wired.plan.render(*pfn, mfns, wired.shared_info.to_maddr(), page);
+            let pfn = *pfns.get(index)?;
+            let whole = wired.plan.whole_page(pfn);
+            if whole.is_none() {
+                let rendered = wired.plan.render(pfn, mfns, wired.shared_info.to_maddr(), page);
                 failed = failed.take().or(rendered.err());
             }
+            whole
         });
         written.doing("writing its memory")?;
         failed.map_or(Ok(next), |error| Err(self.image_error(error)))
@@ -306,8 +307,7 @@ impl<'a> CreateJob<'a> {
         env.hv.seed_grant(dom, CONSOLE_GREF, DomId::DOM0, console).doing("granting its console")?;
         env.hv.seed_grant(dom, XENSTORE_GREF, DomId::DOM0, store).doing("granting its xenstore ring")?;
         // Events stay masked until the guest is ready for them: the builder's part of the ABI.
-        let masked = env.hv.write_frames(dom, &[wired.shared_info], &mut |_, page| init_shared_info(page));
-        masked.doing("writing its shared_info")?;
+        write_shared_info(env, dom, wired.shared_info)?;
         let vcpu = wired.plan.initial_vcpu();
         env.hv.set_vcpu_context(dom, VcpuId::new(0), &vcpu, l4).doing("setting vcpu 0")?;
         self.publish(env, wired, store, console)?;
@@ -346,6 +346,15 @@ fn nr_pages(config: &DomainConfig) -> u64 {
 
 fn build_config(config: &DomainConfig, role: Role) -> BuildConfig<'_> {
     BuildConfig { role, nr_pages: nr_pages(config), cmdline: config.cmdline.as_bytes() }
+}
+
+/// A guest finds its upcalls masked: it has no handler for them yet.
+fn write_shared_info(env: &mut Env<'_>, dom: DomId, frame: Mfn) -> Result<(), Error> {
+    let mut initialise = |_: usize, page: &mut Page| {
+        init_shared_info(page);
+        None
+    };
+    env.hv.write_frames(dom, &[frame], &mut initialise).doing("writing its shared_info")
 }
 
 /// New frames are zero; of the plan's zero pages only the rings are written, for their other end is us.

@@ -143,20 +143,20 @@ impl Hypervisor for FakeHypervisor {
         Ok(got)
     }
 
-    fn write_frames(
+    fn write_frames<'p>(
         &mut self,
         dom: DomId,
         mfns: &[Mfn],
-        fill: &mut dyn FnMut(usize, &mut Page),
+        fill: &mut dyn FnMut(usize, &mut Page) -> Option<&'p Page>,
     ) -> Result<(), Errno> {
         assert!(mfns.len() <= MAX_BATCH);
         let domain = self.dom("write_frames", dom)?;
         for (index, mfn) in mfns.iter().enumerate() {
             let is_own = *mfn == domain.info.shared_info || domain.p2m.values().any(|own| own == mfn);
             assert!(is_own, "a foreign frame");
-            let mut page = [0; 4096];
-            fill(index, &mut page);
-            domain.memory.insert(*mfn, page.to_vec());
+            let mut page = [0x5a; 4096];
+            let whole = fill(index, &mut page);
+            domain.memory.insert(*mfn, whole.unwrap_or(&page).to_vec());
         }
         Ok(())
     }

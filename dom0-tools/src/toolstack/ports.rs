@@ -151,13 +151,13 @@ pub trait Hypervisor {
     /// `XENMEM_populate_physmap` of single pages: pfns `first..first + mfns.len()`; fills `mfns` and
     /// says how many were got (fewer when memory ran out). The hypervisor sets the M2P entries.
     fn populate(&mut self, dom: DomId, first: Pfn, mfns: &mut [Mfn]) -> Result<usize, Errno>;
-    /// Maps frames of `dom` (at most [`MAX_BATCH`]; its shared_info is one), lets `fill` write each and
-    /// unmaps them. `fill` finds a zeroed page; new frames are zero.
-    fn write_frames(
+    /// Maps frames of `dom` (at most [`MAX_BATCH`]; its shared_info is one), writes each and unmaps them. What is
+    /// written is the page that `fill` answers, or else the one that it was given and has filled, all of it.
+    fn write_frames<'p>(
         &mut self,
         dom: DomId,
         mfns: &[Mfn],
-        fill: &mut dyn FnMut(usize, &mut Page),
+        fill: &mut dyn FnMut(usize, &mut Page) -> Option<&'p Page>,
     ) -> Result<(), Errno>;
     /// Writes a version 1 entry "`to` may access `frame`" into the domain's grant table
     /// (`XENMEM_acquire_resource` of the grant table's frame 0).

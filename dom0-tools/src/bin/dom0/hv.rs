@@ -106,18 +106,17 @@ impl Hypervisor for RealHypervisor {
         control::populate(dom, first, mfns)
     }
 
-    fn write_frames(
+    fn write_frames<'p>(
         &mut self,
         dom: DomId,
         mfns: &[Mfn],
-        fill: &mut dyn FnMut(usize, &mut Page),
+        fill: &mut dyn FnMut(usize, &mut Page) -> Option<&'p Page>,
     ) -> Result<(), Errno> {
         let mapping = map_mfns(dom, mfns, Prot::ReadWrite)?;
         let mut page: Box<Page> = Box::new([0; PAGE_SIZE]);
         for index in 0..mfns.len().min(MAX_BATCH) {
-            page.fill(0);
-            fill(index, &mut page);
-            mapping.area().write(index * PAGE_SIZE, page.as_slice());
+            let whole = fill(index, &mut page);
+            mapping.area().write(index * PAGE_SIZE, whole.unwrap_or(&page).as_slice());
         }
         Ok(())
     }
