@@ -9,9 +9,11 @@ use crate::port::{DeviceRegisters, PortWidth};
 use pv_abi::ids::Mfn;
 
 /// Identity of the capability for messages.
-pub(super) const MSI: u8 = 5;
+const MSI: u8 = 5;
 /// Identity of the capability with a table of messages.
-pub(super) const MSIX: u8 = 0x11;
+const MSIX: u8 = 0x11;
+/// Bytes of the space: a capability that claims more would lead back to the header.
+const SPACE: u16 = 256;
 /// Most capabilities: the space behind the header, four bytes each.
 const MOST_CAPABILITIES: usize = 48;
 
@@ -68,8 +70,18 @@ impl<'m, M: DeviceRegisters> Config<'m, M> {
         self.read(at, PortWidth::Dword)
     }
 
+    /// The capability for messages, where all of it lies in configuration space.
+    pub(super) fn msi(&self) -> Option<Msi> {
+        self.capability(MSI).map(|at| Msi::read(self, at)).filter(|msi| msi.end() <= SPACE)
+    }
+
+    /// Where the capability with a table is, if all of it lies in configuration space.
+    pub(super) fn msix(&self) -> Option<u16> {
+        self.capability(MSIX).filter(|at| at + Msix::BYTES <= SPACE)
+    }
+
     /// Where a capability is.
-    pub(super) fn capability(&self, identity: u8) -> Option<u16> {
+    fn capability(&self, identity: u8) -> Option<u16> {
         if self.read16(0) == u16::MAX || self.read16(STATUS) & STATUS_CAPABILITIES == 0 {
             return None;
         }
@@ -136,7 +148,7 @@ impl Msi {
     pub(super) const MULTIPLE: u16 = 7 << 4;
 
     /// Reads what the capability at `at` can.
-    pub(super) fn read<M: DeviceRegisters>(config: &Config<'_, M>, at: u16) -> Self {
+    fn read<M: DeviceRegisters>(config: &Config<'_, M>, at: u16) -> Self {
         let control = config.read16(at + 2);
         Self { at, wide: control & 1 << 7 != 0, maskable: control & 1 << 8 != 0 }
     }

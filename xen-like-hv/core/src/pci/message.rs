@@ -27,6 +27,13 @@ pub enum Which {
     Entry(u16),
 }
 
+/// What becomes of a device's sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Switch {
+    On,
+    Off,
+}
+
 /// A message in use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender {
@@ -212,20 +219,17 @@ impl State {
         let sender = Sender { masked: true, ..self.senders.swap_remove(index) };
         self.write_mask(frames, m, &sender);
         if sender.which == Which::Single {
-            self.switch_off(m, sender.at, |device| device.msi.map(|msi| (msi.control(), Msi::ENABLE)));
+            self.switch(m, (sender.at, sender.which), Switch::Off);
         }
         self.settle(frames, sender.at);
     }
 
-    fn switch_off(
-        &self,
-        m: &impl DeviceRegisters,
-        at: Address,
-        which: impl Fn(&Device) -> Option<(u16, u16)>,
-    ) {
+    /// Lets a device send by the capability that has a message, or stops it.
+    fn switch(&self, m: &impl DeviceRegisters, (at, which): (Address, Which), to: Switch) {
         let (Ok(device), Some(config)) = (self.device(at), Config::new(m, at)) else { return };
-        if let Some((control, enable)) = which(device) {
-            config.write16(control, config.read16(control) & !enable);
+        if let Some((control, enable)) = device.switch_of(which) {
+            let others = config.read16(control) & !enable;
+            config.write16(control, if to == Switch::On { others | enable } else { others });
         }
     }
 
@@ -238,7 +242,7 @@ impl State {
             self.release(frames, m, pirq);
             m.close_message(pirq);
         }
-        self.switch_off(m, at, |device| device.msix.map(|msix| (msix + 2, Msix::ENABLE)));
+        self.switch(m, (at, Which::Entry(0)), Switch::Off);
         self.settle(frames, at);
     }
 
@@ -255,18 +259,12 @@ impl State {
         let place = self.place(at)?;
         if self.senders_of(at).any(|sender| sender.which != Which::Single) {
             self.protect(frames, m, place).map_err(|_| Errno::Inval)?;
+            self.known.get_mut(place).ok_or(Errno::NoDev)?.enabled = true;
         }
         for sender in self.senders_of(at) {
             self.write(frames, m, sender);
             self.write_mask(frames, m, sender);
-            let (Ok(device), Some(config)) = (self.device(at), Config::new(m, at)) else { continue };
-            let (control, enable) = match sender.which {
-                Which::Single => (device.msi.map(Msi::control), Msi::ENABLE),
-                Which::Entry(_) => (device.msix.map(|msix| msix + 2), Msix::ENABLE),
-            };
-            if let Some(control) = control {
-                config.write16(control, config.read16(control) | enable);
-            }
+            self.switch(m, (at, sender.which), Switch::On);
         }
         Ok(())
     }

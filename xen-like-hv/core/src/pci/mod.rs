@@ -38,8 +38,8 @@ use crate::frame::FrameTable;
 use crate::port::{DeviceRegisters, Interrupts};
 pub use guard::{ConfigWrite, named_by};
 
-use config::{Config, MSI, MSIX, Msi, Msix};
-use message::Sender;
+use config::{Config, Msi, Msix};
+use message::{Sender, Which};
 
 /// Most devices. Room for all of them is there from the beginning: nothing allocates under the lock.
 const MOST: usize = 1024;
@@ -74,9 +74,17 @@ struct Device {
 impl Device {
     fn new(m: &impl DeviceRegisters, at: Address) -> Self {
         let config = Config::new(m, at);
-        let find = |identity| config.as_ref().and_then(|config| config.capability(identity));
-        let msi = find(MSI).zip(config.as_ref()).map(|(at, config)| Msi::read(config, at));
-        Self { at, msi, msix: find(MSIX), prepared: false, enabled: false, table: None }
+        let msi = config.as_ref().and_then(Config::msi);
+        let msix = config.as_ref().and_then(Config::msix);
+        Self { at, msi, msix, prepared: false, enabled: false, table: None }
+    }
+
+    /// The control register of the capability that has a message, and its bit by which the device sends.
+    fn switch_of(&self, which: Which) -> Option<(u16, u16)> {
+        match which {
+            Which::Single => self.msi.map(|msi| (msi.control(), Msi::ENABLE)),
+            Which::Entry(_) => self.msix.map(|msix| (msix + 2, Msix::ENABLE)),
+        }
     }
 }
 

@@ -199,6 +199,35 @@ fn xsa_337_registers_that_lie_reach_neither_memory_nor_controllers() {
 }
 
 #[test]
+fn a_capability_at_the_end_of_the_space_does_not_reach_the_header() {
+    for (what, at, bytes) in [
+        ("64-bit address and mask", 0xec, [5, 0, 0x80, 1]),
+        ("64-bit address", 0xf4, [5, 0, 0x80, 0]),
+        ("a table", 0xf8, [0x11, 0, 3, 0]),
+    ] {
+        let t = World::new();
+        t.w.m.devices.set_config(8, 0x34, &[at]);
+        t.w.m.devices.set_config(8, at, &bytes);
+        t.w.hv.pci.remove(&t.w.hv.frames, &t.w.m, &t.dom0, DEVICE).unwrap();
+        t.w.hv.pci.add(&t.w.m, &t.dom0, DEVICE).unwrap();
+        assert_eq!(t.map(Which::Single), Err(Errno::NoDev), "{what}");
+        assert_eq!(t.map(Which::Entry(0)), Err(Errno::NoDev), "{what}");
+    }
+}
+
+#[test]
+fn a_table_that_a_restore_has_switched_on_stays_read_only() {
+    let t = World::new();
+    let pirq = t.map(Which::Entry(0)).unwrap();
+    t.w.hv.pci.lock().restore(&t.w.hv.frames, &t.w.m, DEVICE).unwrap();
+    t.unmap(pirq).unwrap();
+    assert_eq!(t.config(MSIX_CONTROL, PortWidth::Word), 0x8003, "switched on");
+    assert!(t.is_read_only());
+    t.write(MSIX_CONTROL, PortWidth::Word, 3);
+    assert!(t.is_clean());
+}
+
+#[test]
 fn a_moved_table_is_left_alone_until_it_is_restored() {
     let t = World::new();
     let pirq = t.map(Which::Entry(0)).unwrap();

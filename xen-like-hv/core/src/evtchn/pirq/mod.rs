@@ -68,15 +68,17 @@ pub fn map(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, gsi: u32) -> Resu
     if gsi >= m.nr_gsis() {
         return Err(Errno::Inval);
     }
-    let owner = hv.lines.lines.lock().get(&gsi).map(|line| line.owner);
-    match owner {
-        Some(owner) if owner == dom.id => return Ok(gsi),
-        Some(_) => return Err(Errno::Busy),
-        None => {}
+    // Held until the line is there: a second call must not find it free, route it anew and forget its port.
+    let mut lines = hv.lines.lines.lock();
+    match lines.get(&gsi) {
+        Some(line) if line.owner == dom.id => Ok(gsi),
+        Some(_) => Err(Errno::Busy),
+        None => {
+            let held_back = m.route_gsi(gsi, GsiConfig::default()).is_err();
+            lines.insert(gsi, Line { owner: dom.id, port: NO_PORT, held_back, in_service: false });
+            Ok(gsi)
+        }
     }
-    let held_back = m.route_gsi(gsi, GsiConfig::default()).is_err();
-    hv.lines.lines.lock().insert(gsi, Line { owner: dom.id, port: NO_PORT, held_back, in_service: false });
-    Ok(gsi)
 }
 
 /// Tells trigger and polarity of a line, as dom0 has read them from ACPI. A line of the hypervisor's own is set up already
