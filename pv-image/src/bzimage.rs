@@ -3,7 +3,8 @@
 use alloc::borrow::Cow;
 
 use crate::bytes::{array, range, u16_at, u32_at};
-use crate::decompress::{decompress, gunzip};
+use crate::checksum;
+use crate::decompress::{LZ4_LEGACY_MAGIC, decompress, gunzip};
 use crate::elf::is_elf;
 use crate::error::ImageError;
 
@@ -36,9 +37,12 @@ pub fn unpack(file: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
     if !is_bzimage(file) {
         return Err(if file.len() < 4 { ImageError::Truncated("header") } else { ImageError::NotElf });
     }
-    let payload = payload(file)?;
+    let (setup, payload) = payload(file)?;
     if is_elf(payload) {
         return Ok(Cow::Borrowed(payload));
+    }
+    if payload.starts_with(&LZ4_LEGACY_MAGIC) {
+        checksum::check(file, setup)?;
     }
     expect_elf(Cow::Owned(decompress(payload, limit)?))
 }
@@ -51,7 +55,8 @@ fn is_bzimage(file: &[u8]) -> bool {
     u16_at(file, header::BOOT_FLAG) == Some(0xaa55) && array(file, header::MAGIC) == Some(*b"HdrS")
 }
 
-fn payload(file: &[u8]) -> Result<&[u8], ImageError> {
+/// The length of the real-mode code, and the payload.
+fn payload(file: &[u8]) -> Result<(u64, &[u8]), ImageError> {
     let truncated = || ImageError::Truncated("bzImage header");
     if u16_at(file, header::VERSION).ok_or_else(truncated)? < FIRST_WITH_PAYLOAD {
         return Err(ImageError::OldBzImage);
@@ -62,6 +67,7 @@ fn payload(file: &[u8]) -> Result<&[u8], ImageError> {
     };
     let offset = u32_at(file, header::PAYLOAD_OFFSET).ok_or_else(truncated)?;
     let length = u32_at(file, header::PAYLOAD_LENGTH).ok_or_else(truncated)?;
-    let start = (u64::from(sectors) + 1) * SECTOR + u64::from(offset);
-    range(file, start, u64::from(length)).ok_or(ImageError::Truncated("bzImage payload"))
+    let setup = (u64::from(sectors) + 1) * SECTOR;
+    let payload = range(file, setup + u64::from(offset), u64::from(length));
+    Ok((setup, payload.ok_or(ImageError::Truncated("bzImage payload"))?))
 }

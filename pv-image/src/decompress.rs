@@ -1,4 +1,4 @@
-//! Unpacking of kernel payloads: gzip, XZ and the LZ4 legacy frame; Zstandard is [`crate::zstd`]'s.
+//! Unpacking of kernel payloads: gzip, XZ and the LZ4 legacy frame (which has no checksum: see [`crate::checksum`]); Zstandard is [`crate::zstd`]'s.
 //!
 //! Except for gzip, which carries its own, the kernel's build appends the unpacked length as a
 //! little-endian `u32` to the packed stream. That length is only an upper bound for us: it decides the
@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use xz4rust::{XzDecoder, XzError, XzNextBlockResult};
 
 use crate::bytes::u32_at;
+use crate::checksum::crc32;
 use crate::error::ImageError;
 use crate::zstd;
 
@@ -18,7 +19,7 @@ const XZ_MAX_DICT: usize = 64 << 20;
 const XZ_FIRST_DICT: usize = 1 << 16;
 /// Every block of an LZ4 legacy frame but the last unpacks to exactly this.
 const LZ4_BLOCK: usize = 8 << 20;
-const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
+pub(crate) const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
 
 /// Unpacks a bzImage payload, telling the method by its first bytes.
 pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, ImageError> {
@@ -171,33 +172,6 @@ pub(crate) fn exact(mut out: Vec<u8>, done: usize, what: &'static str) -> Result
     }
     out.truncate(done);
     Ok(out)
-}
-
-/// CRC-32 as gzip uses it (reflected 0x04c11db7), by a table made at compile time.
-fn crc32(data: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = crc_table();
-    let mut crc = u32::MAX;
-    for &byte in data {
-        let index = usize::from(crc.to_le_bytes()[0] ^ byte);
-        crc = TABLE[index] ^ (crc >> 8);
-    }
-    !crc
-}
-
-const fn crc_table() -> [u32; 256] {
-    let mut table = [0u32; 256];
-    let mut i = 0u32;
-    while i < 256 {
-        let mut value = i;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 != 0 { 0xedb8_8320 ^ (value >> 1) } else { value >> 1 };
-            bit += 1;
-        }
-        table[i as usize] = value;
-        i += 1;
-    }
-    table
 }
 
 #[cfg(test)]

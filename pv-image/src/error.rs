@@ -105,7 +105,7 @@ impl fmt::Display for ImageError {
             Self::NotEnoughMemory { need, have } => {
                 write!(
                     f,
-                    "not enough memory: the kernel takes {} KiB, the domain has {} KiB",
+                    "not enough memory: kernel and ramdisk take {} KiB, the domain has {} KiB",
                     need * 4,
                     have * 4
                 )

@@ -20,6 +20,7 @@ extern crate std;
 
 mod bytes;
 mod bzimage;
+mod checksum;
 mod decompress;
 mod elf;
 mod error;
