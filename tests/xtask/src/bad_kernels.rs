@@ -132,14 +132,15 @@ pub(crate) fn all() -> Vec<Bad> {
         name: "rd-big",
         kernel: good.clone(),
         config: format!("kernel = 'rd-big'\nramdisk = '{RAMDISK}'\nmemory = 16\n"),
-        message: "error: rd-big: not enough memory: the kernel takes 20480 KiB, the domain has 16384 KiB\n"
-            .into(),
+        message:
+            "error: rd-big: not enough memory: kernel and ramdisk take 20480 KiB, the domain has 16384 KiB\n"
+                .into(),
     });
     all.push(Bad {
         name: "rd-none",
         kernel: good,
         config: "kernel = 'rd-none'\nramdisk = 'nowhere'\nmemory = 16\n".into(),
-        message: "error: nowhere: no such file\n".into(),
+        message: "error: nowhere: no such file on the volume\n".into(),
     });
     all
 }

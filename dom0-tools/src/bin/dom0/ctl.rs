@@ -60,7 +60,8 @@ impl Wire {
     fn tell_lost(&self) {
         let lost = self.lost.take();
         if lost > 0 {
-            self.err(&alloc::format!("{lost} bytes were lost here: they came faster than they were read"));
+            let came = "they came faster than they were read";
+            self.err(&alloc::format!("error: {lost} bytes were lost here: {came}\n"));
         }
     }
 }
@@ -72,8 +73,7 @@ impl Sink for Wire {
         }
     }
 
-    fn err(&self, text: &str) {
-        let line = alloc::format!("error: {text}\n");
+    fn err(&self, line: &str) {
         self.answer(AnswerBody::Err(bytes_to_text(line.as_bytes())));
     }
 

@@ -1,5 +1,6 @@
 //! One user of dom0: somebody at the console, or a client on the control channel.
 
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 
@@ -14,8 +15,8 @@ const INPUT_BYTES: usize = 4096;
 pub(crate) trait Sink {
     /// Output.
     fn out(&self, bytes: &[u8]);
-    /// A message about what went wrong.
-    fn err(&self, text: &str);
+    /// A line about what went wrong, or may.
+    fn err(&self, line: &str);
     /// The command streams from now on; the user's keys are wanted.
     fn streaming(&self);
 }
@@ -45,7 +46,12 @@ impl Session {
 
     /// Shows a message about what went wrong; the line end is added.
     pub(crate) fn err(&self, text: &str) {
-        self.sink.err(text);
+        self.sink.err(&format!("error: {text}\n"));
+    }
+
+    /// Shows a message about what may be wrong; the line end is added.
+    pub(crate) fn warn(&self, text: &str) {
+        self.sink.err(&format!("warning: {text}\n"));
     }
 
     /// Begins to stream: keys are delivered from now on.

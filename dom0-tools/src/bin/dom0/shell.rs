@@ -31,8 +31,8 @@ impl Sink for Screen {
         self.tty.print_bytes(bytes);
     }
 
-    fn err(&self, text: &str) {
-        self.tty.print(&format!("error: {text}\n"));
+    fn err(&self, line: &str) {
+        self.tty.print(line);
     }
 
     fn streaming(&self) {

@@ -198,7 +198,8 @@ impl Toolstack {
         warn: impl Fn(&str),
     ) -> Result<DomainConfig, Failure> {
         let bytes = self.volume()?.read(file, MAX_CONFIG_BYTES).await.map_err(Failure::new)?;
-        let text = String::from_utf8(bytes).map_err(|_| Failure::new(format!("{file}: no text")))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Failure::new(format!("{file}: this is no UTF-8 text, so no configuration")))?;
         let (config, warnings) = parse_config(file, &text, overrides).map_err(Failure::new)?;
         warnings.iter().for_each(|warning| warn(&warning.to_string()));
         Ok(config)

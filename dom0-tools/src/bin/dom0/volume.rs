@@ -32,8 +32,10 @@ const READ_BYTES: usize = 16 * 1024;
 pub(crate) enum VolumeError {
     /// No such file or directory.
     NotFound(String),
-    /// The file is larger than the caller can take.
-    TooLarge(String, u64),
+    /// The file has so many bytes, and the caller takes at most so many.
+    TooLarge(String, u64, u64),
+    /// dom0 has no memory for the file's bytes.
+    NoMemory(String, u64),
     /// A directory where a file is wanted.
     IsDirectory(String),
     /// The disk failed.
@@ -45,8 +47,13 @@ pub(crate) enum VolumeError {
 impl core::fmt::Display for VolumeError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::NotFound(path) => write!(f, "{path}: no such file"),
-            Self::TooLarge(path, size) => write!(f, "{path}: too large ({size} bytes)"),
+            Self::NotFound(path) => write!(f, "{path}: no such file on the volume"),
+            Self::TooLarge(path, size, limit) => {
+                write!(f, "{path}: too large ({size} bytes, where at most {limit} are allowed)")
+            }
+            Self::NoMemory(path, size) => {
+                write!(f, "{path}: dom0 has no room for {size} bytes; give it more memory (dom0_mem)")
+            }
             Self::IsDirectory(path) => write!(f, "{path}: is a directory"),
             Self::Disk(error) => write!(f, "disk: {error}"),
             Self::Format(text) => write!(f, "file system: {text}"),
@@ -231,12 +238,11 @@ struct Content {
 
 impl Content {
     /// Makes room for the file once its size is known.
-    fn reserve(&mut self, size: usize) -> Result<(), Stop> {
+    fn reserve(&mut self, path: &str, size: usize) -> Result<(), Stop> {
         if self.bytes.len() != size {
             self.filled = 0;
-            self.bytes
-                .try_reserve_exact(size)
-                .map_err(|_| Stop::Failed(VolumeError::Disk(DiskError::NoMemory)))?;
+            let full = |_| Stop::Failed(VolumeError::NoMemory(path.to_string(), size as u64));
+            self.bytes.try_reserve_exact(size).map_err(full)?;
             self.bytes.resize(size, 0);
         }
         Ok(())
@@ -256,9 +262,9 @@ fn read_file(
         return Err(Stop::Failed(VolumeError::IsDirectory(path.to_string())));
     }
     if u64::from(entry.size) > limit {
-        return Err(Stop::Failed(VolumeError::TooLarge(path.to_string(), u64::from(entry.size))));
+        return Err(Stop::Failed(VolumeError::TooLarge(path.to_string(), u64::from(entry.size), limit)));
     }
-    content.reserve(usize::try_from(entry.size).unwrap_or(usize::MAX))?;
+    content.reserve(path, usize::try_from(entry.size).unwrap_or(usize::MAX))?;
     let file = manager.open_file_in_dir(dir, entry.short, Mode::ReadOnly)?;
     manager.file_seek_from_start(file, u32::try_from(content.filled).unwrap_or(u32::MAX))?;
     while let Some(rest) = content.bytes.get_mut(content.filled..).filter(|rest| !rest.is_empty()) {

@@ -43,7 +43,7 @@ pub(super) fn vcpu_list(stack: &Toolstack, session: &Session, only: Option<&str>
 
 /// `create`
 pub(super) async fn create(stack: &Rc<Toolstack>, session: &Session, create: &Create) -> Outcome {
-    let warn = |text: &str| session.err(&format!("warning: {text}"));
+    let warn = |text: &str| session.warn(text);
     let config = stack.configuration(&create.file, &create.overrides, warn).await?;
     let options = CreateOptions { paused: create.paused };
     let images = stack.images(&config).await?;
