@@ -18,7 +18,7 @@ use super::adjust::MAX_MEM_SLACK_KIB;
 use super::error::Doing;
 use super::ports::{CreateDomain, DiskInfo, MAX_BATCH, Page};
 use super::{Env, Error, control, hotplug, nodes, teardown};
-use crate::cfg::DomainConfig;
+use crate::cfg::{DiskAccess, DomainConfig};
 
 /// Largest kernel that is unpacked, bytes.
 pub const MAX_KERNEL: usize = 256 << 20;
@@ -165,7 +165,13 @@ impl<'a> CreateJob<'a> {
             return Err(Error::NameInUse(self.config.name.clone()));
         }
         for disk in &self.config.disks {
-            self.disks.push(hotplug::check_disk(env, disk)?);
+            let info = hotplug::check_disk(env, disk)?;
+            let mut earlier = self.config.disks.iter().zip(&self.disks);
+            let twin = earlier.find(|(_, other)| other.physical_device == info.physical_device);
+            if twin.is_some_and(|(other, _)| [other.access, disk.access].contains(&DiskAccess::ReadWrite)) {
+                return Err(Error::DiskTwice(disk.target.clone()));
+            }
+            self.disks.push(info);
         }
         for (number, vif) in (0..).zip(&self.config.vifs) {
             let mac = vif.address(&self.config.name, number);

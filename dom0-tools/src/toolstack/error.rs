@@ -35,6 +35,8 @@ pub enum Error {
         /// Why.
         errno: Errno,
     },
+    /// A domain is given a disk twice, and writes to it.
+    DiskTwice(String),
     /// Another interface has this address.
     MacInUse(Mac),
     /// A disk may not be written, and the domain wants to.
@@ -97,8 +99,13 @@ impl fmt::Display for Error {
             Self::IsDom0 => f.write_str("this cannot be done to dom0"),
             Self::NotRunning(dom) => write!(f, "domain {} has stopped", dom.raw()),
             Self::Image { kernel, error } => write!(f, "{kernel}: {error}"),
-            Self::Disk { target, errno: Errno::NoEnt } => write!(f, "there is no disk '{target}'"),
-            Self::Disk { target, errno: Errno::Busy } => write!(f, "disk '{target}' is in use"),
+            Self::Disk { target, errno: Errno::NoEnt } => {
+                write!(f, "there is no disk '{target}'; disks shows those of dom0")
+            }
+            Self::Disk { target, errno: Errno::Busy } => {
+                write!(f, "disk '{target}' is in use: a disk that one domain writes to is no other's")
+            }
+            Self::DiskTwice(target) => write!(f, "disk '{target}' is there twice, and is written to"),
             Self::Disk { target, errno } => write!(f, "disk '{target}': {}", errno.name()),
             Self::MacInUse(mac) => write!(f, "another interface has the address {mac}"),
             Self::ReadOnlyDisk(target) => write!(f, "disk '{target}' can only be read; configure it so"),

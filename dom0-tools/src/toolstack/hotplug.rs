@@ -112,7 +112,11 @@ pub(super) fn check_disk(env: &mut Env<'_>, disk: &DiskConfig) -> Result<DiskInf
     if info.read_only && disk.access == DiskAccess::ReadWrite {
         return Err(Error::ReadOnlyDisk(disk.target.clone()));
     }
-    Ok(info)
+    // Two kernels that cache one file system, one of which writes, would ruin it.
+    match nodes::disk_use(env.store, &info.physical_device) {
+        Some(used) if [used, disk.access].contains(&DiskAccess::ReadWrite) => Err(refused(Errno::Busy)),
+        _ => Ok(info),
+    }
 }
 
 /// Gives a running domain a disk.

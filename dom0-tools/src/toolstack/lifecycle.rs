@@ -168,7 +168,7 @@ impl Lifecycle {
         }
     }
 
-    /// Keeps the old domain under another name.
+    /// Keeps the old domain under another name. Its devices are the new one's.
     fn rename(&mut self, env: &mut Env<'_>, info: &DomainInfo, event: LifecycleEvent) -> LifecycleEvent {
         let dom = info.domid;
         let Some(managed) = self.managed.get_mut(&dom) else { return event };
@@ -183,6 +183,7 @@ impl Lifecycle {
             Ok(()) => {
                 managed.kept = true;
                 managed.config.name = new;
+                teardown::release_devices(env, dom);
                 event
             }
             Err(error) => LifecycleEvent::Failed { dom, error },

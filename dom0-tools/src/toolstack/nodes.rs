@@ -207,6 +207,28 @@ pub(super) fn vif(
     write_all(store, &back, &back_values)
 }
 
+/// What others do with a disk of dom0's: nothing, read, or write.
+pub(super) fn disk_use(store: &mut dyn Store, physical_device: &str) -> Option<DiskAccess> {
+    const ROOT: &str = "/local/domain/0/backend/vbd";
+    let mut found = None;
+    for dom in store.directory(ROOT).unwrap_or_default() {
+        for number in store.directory(&format!("{ROOT}/{dom}")).unwrap_or_default() {
+            let mut is = |name: &str, value: &str| {
+                store
+                    .read(&format!("{ROOT}/{dom}/{number}/{name}"))
+                    .is_ok_and(|read| read == value.as_bytes())
+            };
+            if is("physical-device", physical_device) {
+                if is("mode", "w") {
+                    return Some(DiskAccess::ReadWrite);
+                }
+                found = Some(DiskAccess::ReadOnly);
+            }
+        }
+    }
+    found
+}
+
 /// Whether another interface has this address.
 pub(super) fn has_mac(store: &mut dyn Store, mac: Mac) -> bool {
     const ROOT: &str = "/local/domain/0/backend/vif";

@@ -2,6 +2,7 @@
 
 use super::error::Doing;
 use super::{Env, Error, nodes};
+use alloc::string::String;
 use pv_abi::errno::Errno;
 use pv_abi::ids::DomId;
 
@@ -22,20 +23,29 @@ pub fn destroy(env: &mut Env<'_>, dom: DomId) -> Result<(), Error> {
 /// Takes everything away that a domain may have. Works at any stage of its making, and goes on when one
 /// of the parts fails: the hypervisor's answer is the result.
 pub(super) fn release(env: &mut Env<'_>, dom: DomId, handle: Option<&[u8; 16]>) -> Result<(), Errno> {
-    env.services.disks_detach(dom);
-    env.services.vifs_detach(dom);
+    release_devices(env, dom);
     env.services.console_detach(dom);
     env.services.store_release(dom);
-    let own = [nodes::vbd_backends(dom), nodes::vif_backends(dom), nodes::home(dom)];
-    for path in own.into_iter().chain(handle.map(nodes::vm)) {
-        if env.store.remove(&path).is_err() {
-            // Once more: a second failure leaves a few bytes behind, never a domain.
-            let _ = env.store.remove(&path);
-        }
-    }
+    remove_nodes(env, [nodes::home(dom)].into_iter().chain(handle.map(nodes::vm)));
     env.store.forget_domain(dom);
     match env.hv.destroy_domain(dom) {
         Err(_) => env.hv.destroy_domain(dom),
         Ok(()) => Ok(()),
+    }
+}
+
+/// Takes its devices away from a domain that does not run.
+pub(super) fn release_devices(env: &mut Env<'_>, dom: DomId) {
+    env.services.disks_detach(dom);
+    env.services.vifs_detach(dom);
+    remove_nodes(env, [nodes::vbd_backends(dom), nodes::vif_backends(dom)].into_iter());
+}
+
+fn remove_nodes(env: &mut Env<'_>, paths: impl Iterator<Item = String>) {
+    for path in paths {
+        if env.store.remove(&path).is_err() {
+            // Once more: a second failure leaves a few bytes behind, never a domain.
+            let _ = env.store.remove(&path);
+        }
     }
 }

@@ -149,6 +149,36 @@ fn no_two_interfaces_have_one_address() {
     assert_eq!(world.footprint(), clean);
 }
 
+#[test]
+fn a_disk_that_is_written_is_nobody_elses() {
+    let mut world = World::new();
+    let disk = |name: &str, mode: &str| format!("name='{name}'\ndisk=['phy:vdb,xvda,{mode}']");
+    let mut try_both = |first: &str, second: &str| {
+        let dom = started(&mut world, &disk("first", first));
+        let clean = world.footprint();
+        let made = create(&mut world, &config(&disk("second", second)), CreateOptions::default());
+        match made {
+            Ok(other) => destroy(&mut world.env(), other).unwrap(),
+            Err(_) => assert_eq!(world.footprint(), clean),
+        }
+        destroy(&mut world.env(), dom).unwrap();
+        made.map(drop).map_err(|error| error.to_string())
+    };
+    let busy = Err("disk 'vdb' is in use: a disk that one domain writes to is no other's".to_string());
+    assert_eq!(try_both("w", "w"), busy);
+    assert_eq!(try_both("w", "r"), busy);
+    assert_eq!(try_both("r", "w"), busy);
+    assert_eq!(try_both("r", "r"), Ok(()));
+    let mut twice = |modes: [&str; 2]| {
+        let text = format!("disk=['phy:vdb,xvda,{}', '/dev/vdb,raw,xvdb,{}']", modes[0], modes[1]);
+        create(&mut world, &config(&text), CreateOptions::default()).map_err(|error| error.to_string())
+    };
+    let refused = Err("disk '/dev/vdb' is there twice, and is written to".to_string());
+    assert_eq!(twice(["w", "w"]), refused);
+    assert_eq!(twice(["r", "w"]), refused);
+    assert!(twice(["r", "r"]).is_ok());
+}
+
 /// Asks the store as the guest.
 fn as_guest(world: &mut World, dom: DomId, op: u32, payload: &[u8]) -> String {
     use crate::xenstore::wire::{HEADER_LEN, message};
@@ -260,7 +290,10 @@ fn refusals_say_what_is_wrong() {
     let mut refused =
         |more: &str| create(&mut world, &config(more), CreateOptions::default()).unwrap_err().to_string();
     assert_eq!(refused(""), "a domain named 'g' exists already");
-    assert_eq!(refused("name='h'\ndisk=['phy:/nope,xvda,w']"), "there is no disk '/nope'");
+    assert_eq!(
+        refused("name='h'\ndisk=['phy:/nope,xvda,w']"),
+        "there is no disk '/nope'; disks shows those of dom0"
+    );
     assert_eq!(refused("name='h'\ndisk=['phy:cd,xvda,w']"), "disk 'cd' can only be read; configure it so");
     world.hv.free_pages = 2000;
     let error = create(&mut world, &config("name='h'"), CreateOptions::default()).unwrap_err();
@@ -404,13 +437,15 @@ fn preserve_keeps_and_rename_restart_renames() {
     assert!(lifecycle.poll(&mut world.env()).unwrap().is_empty());
     assert_eq!(world.hv.domains.len(), 1);
 
-    let (mut lifecycle, dom) = managed(&mut world, "name='h'\non_reboot='rename-restart'");
+    let (mut lifecycle, dom) =
+        managed(&mut world, "name='h'\non_reboot='rename-restart'\ndisk=['phy:vdb,xvda,w']\nvif=['']");
     stop(&mut world, dom, ShutdownReason::Reboot);
     let events = lifecycle.poll(&mut world.env()).unwrap();
     let [LifecycleEvent::Restart { request, .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(request.config.name, "h");
     assert_eq!(domain_name(&mut world.env(), dom), "h-2");
-    assert!(create(&mut world, &request.config.clone(), CreateOptions::default()).is_ok());
+    // Disks and interfaces are the new one's.
+    create(&mut world, &request.config.clone(), CreateOptions::default()).unwrap();
 }
 
 #[test]

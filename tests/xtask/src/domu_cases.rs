@@ -220,11 +220,17 @@ fn memory_comes_and_goes(system: &System, typed: &mut Typed) -> Result<()> {
 fn endings(context: &Context) -> Result<Outcome> {
     let disk = small_disk("endings")?;
     let mut lab = lab("endings", Flavour::Cloud, 1);
+    // One domain is kept beside the next.
+    lab.memory = 384;
     lab.disks = vec![disk];
     let broken = broken_kernel()?;
     lab.files = broken.into_iter().map(|file| (file, "broken")).collect();
     lab.configs = vec![
-        ("again", "on_poweroff = 'destroy'\non_reboot = 'restart'\non_crash = 'restart'"),
+        (
+            "again",
+            "on_poweroff = 'destroy'\non_reboot = 'restart'\non_crash = 'rename-restart'\n\
+             disk = [ 'phy:vdb,xvda,w' ]\nvif = [ 'bridge=inner' ]",
+        ),
         ("once", "disk = [ 'phy:vdb,xvda,w' ]\non_crash = 'destroy'"),
         ("kept", "kernel = 'broken'\non_crash = 'preserve'"),
     ];
@@ -243,15 +249,20 @@ fn endings(context: &Context) -> Result<Outcome> {
     })
 }
 
-/// Reboots, panics, both of which start it again, and powers off.
+/// Reboots, panics, both of which start it again with the same devices, and powers off. What panicked is kept.
 fn comes_again(system: &mut System) -> Result<()> {
     let mut typed = boot(system, "again")?;
     let mut number = system.must(&["domid", "again"])?;
     for keys in ["reboot -f\n", "echo c >/proc/sysrq-trigger\n"] {
         // The old console is held until they have arrived.
         typed.keys(keys)?;
-        number = another(system, &number)?;
+        let old = std::mem::take(&mut number);
+        number = another(system, &old)?;
         typed = attach(system, "again")?;
+        until(&mut typed, "[ -b /dev/xvda ]")?;
+        let kept = format!("again-{}", old.trim());
+        let (is_kept, panicked) = (system.pvctl(&["destroy", &kept])?.code == 0, keys.contains("sysrq"));
+        claim(is_kept == panicked, format!("{kept} is kept: {is_kept}"))?;
     }
     system.must(&["pause", "again"])?;
     system.must(&["unpause", "again"])?;
