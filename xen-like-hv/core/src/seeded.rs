@@ -9,6 +9,8 @@ use std::thread_local;
 pub(crate) enum Fault {
     /// No flush comes before a frame's new use (I12).
     NoFlushBeforeReuse,
+    /// A free frame is zeroed ahead while somebody can still write it (I12).
+    ZeroesUnflushed,
     /// The end of a mapping is not stamped (I6, I12).
     NoStamp,
     /// A table that another works on is taken for one that is in order (I4).

@@ -2,11 +2,18 @@
 
 use crate::port::{Cpu, FlushScope, Tlb};
 
-/// Proof that no TLB holds a mapping of a frame from its former use. Only [`before_reuse`] makes one.
+/// Proof that no TLB holds a mapping of a frame from its former use. Only [`before_reuse`] and [`is_done`] make one.
 #[derive(Debug)]
 #[must_use]
 pub struct Flushed {
     _private: (),
+}
+
+/// Whether no pcpu has to be flushed for a frame with that stamp.
+pub fn is_done(m: &(impl Tlb + Cpu), stamp: u64) -> Option<Flushed> {
+    let skipped = seeded!(NoFlushBeforeReuse) || seeded!(ZeroesUnflushed);
+    let done = stamp == 0 || skipped || m.stale_since(m.online(), stamp).is_empty();
+    done.then_some(Flushed { _private: () })
 }
 
 /// Flushes every pcpu that has had no full flush since `stamp`, the flush clock when the frame's last mapping ended.

@@ -5,6 +5,7 @@
 
 use super::list;
 use super::page_info::{CountInfo, FrameState, NIL, PageInfo, PageType, TypeInfo};
+use super::scrub::Dirty;
 
 /// Orders of blocks: 0 to 18 (1 GiB).
 pub(super) const ORDERS: usize = 19;
@@ -21,6 +22,8 @@ pub(super) struct Heap {
     free: u64,
     /// Frames that are set aside for domains.
     claimed: u64,
+    /// Which of them are to be zeroed.
+    pub(super) dirty: Dirty,
 }
 
 /// A block that left the allocator: its first frame, and the latest stamp of its frames.
@@ -52,7 +55,14 @@ fn free_order(page: &PageInfo) -> Option<usize> {
 
 impl Heap {
     pub(super) const fn new() -> Self {
-        Self { heads: [[NIL; ORDERS]; ZONES], present: [0; ZONES], occupied: 0, free: 0, claimed: 0 }
+        Self {
+            heads: [[NIL; ORDERS]; ZONES],
+            present: [0; ZONES],
+            occupied: 0,
+            free: 0,
+            claimed: 0,
+            dirty: Dirty::new(),
+        }
     }
 
     pub(super) const fn free_frames(&self) -> u64 {
@@ -153,6 +163,12 @@ impl Heap {
             order += 1;
         }
         self.push(pages, first, order, stamp);
+    }
+
+    /// Whether the frame is in a block of the free lists. Its state alone does not tell: a block that has been taken is not
+    /// at once somebody's.
+    pub(super) fn holds(&self, pages: &[PageInfo], frame: u32) -> bool {
+        (0..ORDERS).any(|order| index(pages, frame >> order << order).and_then(free_order) == Some(order))
     }
 
     /// Frames on the free lists, counted one by one; none where a block's head or a zone's bit does not say so.

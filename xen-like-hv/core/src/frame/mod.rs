@@ -8,6 +8,7 @@
 //! | [`flush`] | the flush that must come before a new use |
 //! | [`account`] | the frames of one domain |
 //! | `heap`, `list` | free blocks |
+//! | `scrub` | zeroing free frames ahead of their use |
 //!
 //! Invariants: I1, I4, I7, I8, I12. A frame that the hypervisor took for itself is in no look-up, so no guest maps it;
 //! one that it shares has a writable type reference for as long as it is shared, so it never becomes a page table.
@@ -32,6 +33,7 @@ mod list;
 pub mod page_info;
 mod read_only;
 pub mod refs;
+mod scrub;
 pub(crate) mod types;
 
 #[cfg(test)]
@@ -47,6 +49,7 @@ use account::Account;
 use counts::CountRefused;
 use heap::{Block, Heap};
 use page_info::CountInfo;
+use scrub::Scrubber;
 
 /// Largest order of an allocation: 1 GiB.
 pub const MAX_ORDER: u32 = 18;
@@ -108,6 +111,7 @@ pub(crate) fn page_of(pages: &'static [PageInfo], mfn: Mfn) -> Option<&'static P
 pub struct FrameTable {
     pages: &'static [PageInfo],
     heap: SpinLock<Heap>,
+    scrubber: Scrubber,
     accounts: RwLock<BTreeMap<DomId, Arc<Account>>>,
     /// Frames of devices that no domain may map: the hypervisor's interrupt controllers. `[start, end)`.
     denied: RwLock<Vec<(u64, u64)>>,
@@ -128,6 +132,7 @@ impl FrameTable {
         Self {
             pages,
             heap: SpinLock::new(rank::HEAP, Heap::new()),
+            scrubber: Scrubber::default(),
             accounts: RwLock::new(BTreeMap::new()),
             denied: RwLock::new(Vec::new()),
             read_only: ReadOnlyDevices::default(),
@@ -319,12 +324,13 @@ impl FrameTable {
         Ok(())
     }
 
-    /// Flushes (C.5.4, XSA-511), then zeroes.
-    fn scrub(m: &(impl Frames + Tlb + Cpu), block: Block, frames: u32) {
-        let _flushed = flush::before_reuse(m, block.stamp);
-        for index in block.first..block.first + frames {
-            m.zero(mfn_of(index));
-            m.set_m2p(mfn_of(index), u64::MAX);
+    /// Flushes (C.5.4, XSA-511), then zeroes what is not zeroed yet.
+    fn scrub(&self, m: &(impl Frames + Tlb + Cpu), block: Block, frames: u32) {
+        let flushed = flush::before_reuse(m, block.stamp);
+        for mfn in (block.first..block.first + frames).map(mfn_of) {
+            if self.info(mfn).is_none_or(|page| page.count_info() != CountInfo::clean()) {
+                Self::clean(m, mfn, &flushed);
+            }
         }
     }
 
@@ -345,7 +351,7 @@ impl FrameTable {
         let block = self
             .take(order, address_bits, Some(&memory.account))
             .inspect_err(|_| memory.account.unreserve(u64::from(frames)))?;
-        Self::scrub(m, block, frames);
+        self.scrub(m, block, frames);
         self.hand_over(memory, block.first, frames)
     }
 
@@ -406,7 +412,7 @@ impl FrameTable {
     ) -> Result<Mfn, FrameError> {
         let frames = 1_u32.checked_shl(order).ok_or(FrameError::NoMemory)?;
         let block = self.take(order, address_bits, None)?;
-        Self::scrub(m, block, frames);
+        self.scrub(m, block, frames);
         for index in block.first..block.first + frames {
             if let Some(page) = self.info(mfn_of(index)) {
                 page.set_count_info(CountInfo::hypervisor());
@@ -434,7 +440,7 @@ impl FrameTable {
     /// A zeroed frame for the hypervisor. No guest can name it (I8) until it is shared.
     pub fn alloc_hypervisor(&self, m: &(impl Frames + Tlb + Cpu)) -> Option<Mfn> {
         let block = self.take(0, 0, None).ok()?;
-        Self::scrub(m, block, 1);
+        self.scrub(m, block, 1);
         let mfn = mfn_of(block.first);
         self.info(mfn)?.set_count_info(CountInfo::hypervisor());
         Some(mfn)
@@ -695,7 +701,10 @@ impl FrameTable {
     fn free_to_heap(&self, mfn: Mfn, page: &PageInfo) {
         let Ok(index) = u32::try_from(mfn.raw()) else { return };
         heap::mark_free(page);
-        self.heap.lock().give(self.pages, index, 0);
+        let mut heap = self.heap.lock();
+        heap.give(self.pages, index, 0);
+        heap.dirty.note(index);
+        self.scrubber.ask();
     }
 
     /// Recounts the allocator's frames and all others.

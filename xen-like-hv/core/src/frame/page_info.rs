@@ -14,7 +14,7 @@
 //! | `Guest` | a domain | ≥ 1, or 0 while it is being freed | `get_page`, `put_page`, the allocator |
 //!
 //! `ALLOCATED` is the allocator's own reference, dropped by decrease-reservation, exchange and teardown, by whoever
-//! clears the bit. `SPECIAL` marks a frame of the hypervisor that its owner may map.
+//! clears the bit. `SPECIAL` marks a frame of the hypervisor that its owner may map. `CLEAN` marks a free frame that is zeroed.
 //!
 //! **Type word** (`type_info`): what the frame is used as, and how many such uses there are.
 //!
@@ -185,6 +185,8 @@ pub(crate) struct CountInfo(u64);
 impl CountInfo {
     const ALLOCATED: u64 = 1 << 0;
     const SPECIAL: u64 = 1 << 1;
+    /// Of a free frame only, which has none of the others.
+    const CLEAN: u64 = 1 << 0;
     const COUNT_SHIFT: u32 = 2;
     /// The owner's bits begin above the count's, and a bit that is always clear.
     const OWNER_SHIFT: u32 = 35;
@@ -222,6 +224,10 @@ impl CountInfo {
     /// A frame of the hypervisor.
     pub(crate) const fn hypervisor() -> Self {
         Self(Self::of(FrameState::Hypervisor).0 | Self::ONE)
+    }
+    /// A free frame that is zeroed and has no number of a guest's.
+    pub(crate) const fn clean() -> Self {
+        Self(Self::of(FrameState::Free).0 | Self::CLEAN)
     }
     /// The word itself.
     #[cfg(test)]

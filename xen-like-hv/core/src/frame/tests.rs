@@ -317,3 +317,89 @@ fn xsa_241_the_latest_stamp_stays() {
     page.note_unmapped(5);
     assert_eq!(page.stamp(), 7);
 }
+
+/// A table whose frames hold something, and the domain that had `had` of them.
+fn used_table(n: usize, had: &[u64]) -> (FrameTable, FakeMachine, DomainMemory) {
+    let (t, m) = table(n);
+    let mem = t.create_memory(D1, 1 << 20).unwrap();
+    while t.alloc_for(&m, &mem, 0, 0).is_ok() {}
+    for mfn in had.iter().copied().map(Mfn::new) {
+        m.words(mfn)[511].store(0xdead, Relaxed);
+        m.set_m2p(mfn, 7);
+        assert!(t.release_unused(&mem, mfn));
+    }
+    (t, m, mem)
+}
+
+fn is_clean(t: &FrameTable, m: &FakeMachine, mfn: u64) -> bool {
+    let mfn = Mfn::new(mfn);
+    let marked = t.info(mfn).unwrap().count_info() == CountInfo::clean();
+    let zero = m.words(mfn)[511].load(Relaxed) == 0 && m.m2p(mfn) == u64::MAX;
+    assert_eq!(marked, zero, "{mfn}");
+    marked
+}
+
+#[test]
+fn what_is_freed_is_zeroed_where_a_pcpu_has_time() {
+    let had = [3, 4, 5, 9, 40, 41];
+    let (t, m, mem) = used_table(64, &had);
+    assert!(had.iter().all(|&n| !is_clean(&t, &m, n)));
+    while t.scrub_ahead(&m) {}
+    assert!(had.iter().all(|&n| is_clean(&t, &m, n)));
+    assert!(!t.scrub_ahead(&m), "once");
+    assert!(had.iter().all(|&n| m.words(Mfn::new(n)).iter().all(|w| w.load(Relaxed) == 0)));
+    // Handed out as they are: what is written behind the allocator's back is still there.
+    had.iter().for_each(|&n| m.words(Mfn::new(n))[0].store(n, Relaxed));
+    let got: Vec<_> = core::iter::from_fn(|| t.alloc_for(&m, &mem, 0, 0).ok()).collect();
+    assert_eq!(got.len(), had.len());
+    assert!(got.iter().all(|&mfn| m.words(mfn)[0].load(Relaxed) == mfn.raw()));
+    // Whoever has had them leaves something behind again.
+    assert!(t.release_unused(&mem, got[0]));
+    assert!(t.info(got[0]).unwrap().count_info() == CountInfo::of(FrameState::Free));
+}
+
+#[test]
+fn what_nobody_had_is_not_touched_ahead() {
+    let (t, m) = table(64);
+    assert!(!t.scrub_ahead(&m));
+    assert!((1..64).all(|n| t.info(Mfn::new(n)).unwrap().count_info() == CountInfo::of(FrameState::Free)));
+}
+
+/// A block that was taken is in state `Free` until it is on an account.
+#[test]
+fn a_frame_that_is_about_to_be_handed_over_is_left_alone() {
+    let (t, m, mem) = used_table(64, &[8, 9, 10, 11]);
+    mem.account.reserve(2).unwrap();
+    let block = t.take(1, 0, Some(&mem.account)).unwrap();
+    while t.scrub_ahead(&m) {}
+    let taken = u64::from(block.first);
+    assert!((taken..taken + 2).all(|n| !is_clean(&t, &m, n)));
+    assert!((8..12).filter(|n| !(taken..taken + 2).contains(n)).all(|n| is_clean(&t, &m, n)));
+}
+
+#[test]
+fn xsa_511_a_free_frame_is_flushed_before_it_is_zeroed_ahead() {
+    let (t, m, mem) = used_table(16, &[]);
+    let page = t.get_page(Mfn::new(5), D1).unwrap();
+    m.words(Mfn::new(5))[511].store(0xdead, Relaxed);
+    m.set_m2p(Mfn::new(5), 7);
+    page.info().note_unmapped(m.flush_clock());
+    assert!(t.release(&page));
+    drop((page, mem));
+    m.effects.lock().flushes.clear();
+    assert!(t.scrub_ahead(&m), "it flushes first");
+    assert!(!m.effects.lock().flushes.is_empty() && !is_clean(&t, &m, 5));
+    while t.scrub_ahead(&m) {}
+    assert!(is_clean(&t, &m, 5));
+}
+
+#[test]
+fn one_pcpu_zeroes_ahead_at_a_time() {
+    let (t, m, _mem) = used_table(16, &[5]);
+    t.scrubber.busy.store(true, Relaxed);
+    assert!(!t.scrub_ahead(&m));
+    t.scrubber.busy.store(false, Relaxed);
+    assert!(!is_clean(&t, &m, 5));
+    while t.scrub_ahead(&m) {}
+    assert!(is_clean(&t, &m, 5));
+}

@@ -13,6 +13,7 @@ use pv_abi::pte::{Level, Pte, PteFlags};
 use super::Broken;
 use crate::domain::Domain;
 use crate::fake::FakeWorld;
+use crate::frame::page_info::CountInfo;
 use crate::frame::{FrameState, PageInfo, PageType};
 use crate::mm::pte_rules::is_guest_slot;
 use crate::port::Frames;
@@ -66,6 +67,7 @@ pub(super) fn frames(v: &View<'_>) -> Vec<Broken> {
             ("I6", pins_are_references(mfn, page)),
             ("I7", references_have_owners(mfn, page)),
             ("I8", the_hypervisors_are_no_tables(mfn, page)),
+            ("I12", clean_frames_are_zero(v, mfn, page)),
         ] {
             broken.extend(what.map(|what| (rule, what)));
         }
@@ -132,6 +134,11 @@ fn the_hypervisors_are_no_tables(mfn: Mfn, page: &PageInfo) -> Option<String> {
     let (count, ty) = (page.count_info(), page.type_info());
     let own = count.state() == FrameState::Hypervisor || count.special();
     (own && ty.count() != 0 && matches!(ty.ty(), PageType::Table(_))).then(|| format!("{mfn}: {ty:?}"))
+}
+
+fn clean_frames_are_zero(v: &View<'_>, mfn: Mfn, page: &PageInfo) -> Option<String> {
+    let zero = || v.w.m.words(mfn).iter().all(|w| w.load(Relaxed) == 0) && v.w.m.m2p(mfn) == u64::MAX;
+    (page.count_info() == CountInfo::clean() && !zero()).then(|| format!("{mfn}: marked as zeroed"))
 }
 
 /// I1 and I12: what any pcpu can still reach is what the frame is used as now.

@@ -60,6 +60,8 @@ enum Op {
     GoOn,
     /// The hypervisor's: a free frame goes to the other domain.
     GiveOther,
+    /// The hypervisor's: a pcpu has nothing to do and zeroes free frames.
+    ZeroAhead,
     /// The toolstack's: the domain is destroyed, up to the next preemption point.
     Destroy,
 }
@@ -308,6 +310,7 @@ impl Scene for Tables {
             Op::GoOn => runs && self.stopped[vcpu].is_some(),
             Op::Poke(n, _) => runs && !hurry && vcpu == 0 && self.w.m.tlb.can_write(self.mfns[n]),
             Op::GiveOther => vcpu == 0 && !hurry && self.w.hv.frames.free_frames() > 0,
+            Op::ZeroAhead => vcpu == 0 && !hurry,
             Op::Destroy => vcpu == 0 && !self.dead,
             _ => runs,
         }
@@ -324,6 +327,7 @@ impl Scene for Tables {
             }
             Op::Poke(n, value) => self.poke(n, 0, value),
             Op::GiveOther => drop(self.w.hv.frames.alloc_for(&self.w.m, &self.other.mem, 0, 0)),
+            Op::ZeroAhead => while self.w.hv.frames.scrub_ahead(&self.w.m) {},
             Op::Destroy => self.destroy(hurry),
             call => {
                 let args = self.arguments(vcpu, call);
@@ -398,6 +402,7 @@ fn loaded_tree(foreign: bool) -> Spec {
         Op::Poke(4, Value::Write(3)),
         Op::Decrease(4),
         Op::GiveOther,
+        Op::ZeroAhead,
     ];
     Spec { frames: 5, spare: 0, start, root: Some(0), foreign, steps: all_ways(&ops) }
 }
@@ -417,6 +422,7 @@ fn dying_domain(foreign: bool) -> Spec {
         Op::Base(5),
         Op::Set(1, 0, Value::Nothing),
         Op::Decrease(0),
+        Op::ZeroAhead,
         Op::Destroy,
     ];
     let ops: Vec<_> = ops.into_iter().filter(|op| !foreign || !matches!(op, Op::Base(_))).collect();
@@ -497,6 +503,7 @@ fn the_model_notices_faults_of_types() {
 fn the_model_notices_faults_of_flushes() {
     assert_caught::<Tables>(loaded_tree(false), Fault::NoFlushBeforeReuse, &["I1", "I12"]);
     assert_caught::<Tables>(loaded_tree(false), Fault::NoStamp, &["I1", "I12"]);
+    assert_caught::<Tables>(loaded_tree(false), Fault::ZeroesUnflushed, &["I12"]);
 }
 
 #[test]

@@ -116,10 +116,14 @@ fn switch_to(hv: &'static Hypervisor, m: &Metal, next: Current) {
     replace(hv, Some(next));
 }
 
-/// Waits for an interrupt and deals with what it left.
+/// Waits for an interrupt, with what may as well be done now, and deals with what it left.
 fn idle(hv: &Hypervisor, m: &Metal) {
+    while cpu_info().work.load(Relaxed) == 0 && hv.frames.scrub_ahead(m) {
+        // SAFETY: the handlers of interrupts in the hypervisor set flags only; STI's shadow covers one instruction.
+        unsafe { core::arch::asm!("sti", "nop", "cli", options(nostack)) };
+    }
     if cpu_info().work.load(Relaxed) == 0 {
-        // SAFETY: the handlers of interrupts in the hypervisor set flags only; STI's shadow lets HLT begin before the first.
+        // SAFETY: as above; STI's shadow lets HLT begin before the first.
         unsafe { core::arch::asm!("sti", "hlt", "cli", options(nostack)) };
     }
     #[cfg(feature = "stretch")]
