@@ -164,12 +164,15 @@ fn taken_from(system: &System, domain: &str) -> Result<u64> {
     counts.min().ok_or_else(|| Failure::new(format!("domain {domain} has no ports in dom0\n{list}")))
 }
 
-/// Two domains take turns on one pcpu, one full of a pattern; then its memory goes to a third.
+/// Two domains take turns on one pcpu, one full of a pattern; then its memory goes to others: some of it at once, the rest
+/// after the pcpu has had time to zero it.
 fn canaries(context: &Context) -> Result<Outcome> {
     const GUEST: &str = "demo_canary";
     let mut volume = Volume::default();
     volume.add(&images::guest(GUEST), GUEST);
-    for (name, memory, role) in [("fill", 256, "fill"), ("beside", 24, "scan"), ("after", 320, "scan")] {
+    for (name, memory, role) in
+        [("fill", 256, "fill"), ("beside", 24, "scan"), ("soon", 64, "scan"), ("late", 240, "scan")]
+    {
         volume.add_text(
             &format!("{name}.cfg"),
             &config(name, GUEST, memory, &format!("extra = 'role={role}'\n")),
@@ -185,9 +188,12 @@ fn canaries(context: &Context) -> Result<Outcome> {
         system.must(&["create", "beside.cfg"])?;
         let beside = wait_for(system, "beside", &["VERDICT"])?;
         system.must(&["destroy", "fill"])?;
-        system.must(&["create", "after.cfg"])?;
-        let after = wait_for(system, "after", &["VERDICT"])?;
-        for log in [&beside, &after] {
+        system.must(&["create", "soon.cfg"])?;
+        let soon = wait_for(system, "soon", &["VERDICT"])?;
+        system.session.wait_for(Duration::from_secs(2), |_| false);
+        system.must(&["create", "late.cfg"])?;
+        let late = wait_for(system, "late", &["VERDICT"])?;
+        for log in [&beside, &soon, &late] {
             if !matches!(guests::verdict(log), Some((Verdict::Success, _))) {
                 return Ok(Outcome::Failed {
                     why: "something of another domain was seen".into(),
@@ -197,7 +203,7 @@ fn canaries(context: &Context) -> Result<Outcome> {
         }
         // QEMU's own processor has AVX and RDTSCP; elsewhere the guests have asked theirs.
         let tried = |log: &str| log.contains("with AVX") && log.contains("with RDTSCP");
-        let quiet = [&filled, &beside, &after].into_iter().find(|log| !tried(log));
+        let quiet = [&filled, &beside, &soon, &late].into_iter().find(|log| !tried(log));
         if let Some(log) = quiet.filter(|_| context.accel != Accel::Kvm) {
             return Ok(Outcome::Failed { why: "AVX or RDTSCP was not tried".into(), output: log.clone() });
         }

@@ -32,6 +32,8 @@ const LINUX_DOM0_MIB: u32 = 640;
 const DISK_BYTES: u64 = 128 << 20;
 /// How often a guest is created; the cheapest counts.
 const CREATIONS: usize = 5;
+/// The rest before each: what was left of the last one is put in order meanwhile, as on a machine that is not busy.
+const REST: Duration = Duration::from_secs(2);
 const CREATION: &str = "create_to_init";
 
 /// What a guest shows when its first program runs, and when it serves others.
@@ -233,6 +235,7 @@ fn work_ours(ours: &mut Ours, choice: Choice<'_>) -> Result<Vec<Figure>> {
     ours.see(SERVING)?;
     let mut costs = Vec::new();
     for _ in 0..choice.creations() {
+        std::thread::sleep(REST);
         let before = ours.used()?;
         create(ours, "short")?;
         ours.see(INIT)?;
@@ -286,13 +289,14 @@ fn script(choice: Choice<'_>) -> String {
         "say() {{ echo \"$*\"; }}
 create() {{ xl create /guests/$1.cfg >/dev/null && show $1; }}
 create server; until grep -q '{SERVING}' /run/guest-server.log; do sleep 1; done
-for n in $(seq {}); do say CREATING; create short; wait $shown; done
+for n in $(seq {}); do sleep {}; say CREATING; create short; wait $shown; done
 create client
 wait $shown
 say END OF XEN
 poweroff -f
 ",
-        choice.creations()
+        choice.creations(),
+        REST.as_secs()
     )
 }
 

@@ -102,7 +102,10 @@ pub(crate) const KNOWN: &[Known] = &[
     row("pair_switch_by_yield", "yield until the other domain has run"),
     row("pair_event_round_trip_on_2_pcpus", "each domain on a pcpu of its own"),
     row("pair_ring_request_on_2_pcpus", "each domain on a pcpu of its own"),
-    row("io_create_to_init", "from the command to the guest's first program; LZ4 kernel"),
+    row(
+        "io_create_to_init",
+        "from the command to the guest's first program, on a machine at rest; LZ4 kernel",
+    ),
     row("io_idle_second", "a second of two guests that rest"),
     row("io_disk_direct_read_of_4096_bytes", "`dd` past the cache, one request at a time"),
     row("io_disk_direct_write_of_4096_bytes", "the same, written"),

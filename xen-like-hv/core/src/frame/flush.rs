@@ -11,8 +11,7 @@ pub struct Flushed {
 
 /// Whether no pcpu has to be flushed for a frame with that stamp.
 pub fn is_done(m: &(impl Tlb + Cpu), stamp: u64) -> Option<Flushed> {
-    let skipped = seeded!(NoFlushBeforeReuse) || seeded!(ZeroesUnflushed);
-    let done = stamp == 0 || skipped || m.stale_since(m.online(), stamp).is_empty();
+    let done = stamp == 0 || seeded!(ZeroesUnflushed) || m.stale_since(m.online(), stamp).is_empty();
     done.then_some(Flushed { _private: () })
 }
 

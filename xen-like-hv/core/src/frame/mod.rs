@@ -703,8 +703,10 @@ impl FrameTable {
         heap::mark_free(page);
         let mut heap = self.heap.lock();
         heap.give(self.pages, index, 0);
-        heap.dirty.note(index);
-        self.scrubber.ask();
+        if !heap.dirty.holds(index) {
+            heap.dirty.note(index);
+            self.scrubber.ask();
+        }
     }
 
     /// Recounts the allocator's frames and all others.

@@ -2,8 +2,9 @@
 //!
 //! A frame that goes back to the allocator is noted here. An idle pcpu zeroes such frames a few at a time and marks each in
 //! its count word; an allocation zeroes what is not marked. So a guest that is made after another has ended does not wait
-//! for its memory, and one that is made at once is no worse off. Frames that nobody had since boot are not touched: a
-//! machine's memory that is never used is never asked for.
+//! for its memory, and one that is made at once is no worse off. Frames that nobody had since boot are not touched: memory
+//! that the machine never uses is never asked for. Nor is a pcpu made to flush for this: a frame that it may still reach
+//! waits.
 
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -16,66 +17,106 @@ use crate::port::{Cpu, Frames, Tlb};
 
 /// Frames that a step looks at. Somebody may be waiting for the allocator, and an interrupt for the pcpu.
 const STEP: usize = 4;
-/// Ranges that are told apart.
-const RANGES: usize = 8;
+/// Frames are noted by blocks of so many: to pass over some that need nothing costs less than to tell them apart.
+const BLOCK: u32 = 512;
+/// Ranges that are told apart beside the latest.
+const OTHERS: usize = 7;
 
 /// Frames `[start, end)`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Range {
     start: u32,
     end: u32,
 }
 
 impl Range {
-    /// How much longer it is with that frame in it.
-    fn growth(self, index: u32) -> u32 {
-        self.start.saturating_sub(index).max((index + 1).saturating_sub(self.end))
+    const NONE: Self = Self { start: 0, end: 0 };
+
+    const fn block_of(index: u32) -> Self {
+        let start = index & !(BLOCK - 1);
+        Self { start, end: start.saturating_add(BLOCK) }
     }
 
-    fn include(&mut self, index: u32) {
-        self.start = self.start.min(index);
-        self.end = self.end.max(index + 1);
+    const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+
+    #[inline(always)]
+    const fn holds(self, index: u32) -> bool {
+        index.wrapping_sub(self.start) < self.end - self.start
+    }
+
+    /// Frames between the two.
+    const fn gap(self, other: Self) -> u32 {
+        let (below, above) = (self.start.saturating_sub(other.end), other.start.saturating_sub(self.end));
+        if below > above { below } else { above }
+    }
+
+    fn include(&mut self, other: Self) {
+        self.start = self.start.min(other.start);
+        self.end = self.end.max(other.end);
     }
 }
 
-/// Where frames lie that are free and not zeroed: in these ranges are all of them, and maybe others.
+/// Where frames lie that are free and not zeroed: in these ranges are all of them, and others.
 #[derive(Debug)]
 pub(super) struct Dirty {
-    ranges: [Range; RANGES],
+    latest: Range,
+    others: [Range; OTHERS],
     used: usize,
 }
 
 impl Dirty {
     pub(super) const fn new() -> Self {
-        Self { ranges: [Range { start: 0, end: 0 }; RANGES], used: 0 }
+        Self { latest: Range::NONE, others: [Range::NONE; OTHERS], used: 0 }
     }
 
-    /// Adds a frame. What is freed in a row mostly lies in a row, so the latest range is tried first.
+    /// Whether the frame is noted, as far as one look tells: what is freed in a row mostly lies together.
+    #[inline(always)]
+    pub(super) const fn holds(&self, index: u32) -> bool {
+        self.latest.holds(index)
+    }
+
+    /// Adds a frame, with its block.
+    #[inline(never)]
     pub(super) fn note(&mut self, index: u32) {
-        let used = &mut self.ranges[..self.used];
-        if let Some(near) = used.iter_mut().rev().find(|r| r.growth(index) <= 1) {
-            near.include(index);
-        } else if let Some(free) = self.ranges.get_mut(self.used) {
-            *free = Range { start: index, end: index + 1 };
+        let block = Range::block_of(index);
+        if self.latest.is_empty() {
+            self.latest = block;
+        }
+        let used = &mut self.others[..self.used];
+        if self.latest.gap(block) == 0 {
+            self.latest.include(block);
+        } else if let Some(other) = used.iter_mut().find(|r| r.gap(block) == 0) {
+            other.include(block);
+            core::mem::swap(other, &mut self.latest);
+        } else if let Some(free) = self.others.get_mut(self.used) {
+            *free = core::mem::replace(&mut self.latest, block);
             self.used += 1;
-        } else if let Some(nearest) = self.ranges.iter_mut().min_by_key(|r| r.growth(index)) {
-            nearest.include(index);
+        } else if let Some(nearest) =
+            self.others.iter_mut().chain([&mut self.latest]).min_by_key(|r| r.gap(block))
+        {
+            nearest.include(block);
         }
     }
 
     /// Takes a frame out.
     fn take(&mut self) -> Option<u32> {
-        let last = self.ranges.get_mut(self.used.checked_sub(1)?)?;
-        last.end -= 1;
-        let index = last.end;
-        if last.start == last.end {
-            self.used -= 1;
+        if self.latest.is_empty() {
+            self.used = self.used.checked_sub(1)?;
+            self.latest = self.others[self.used];
         }
-        Some(index)
+        self.latest.end -= 1;
+        Some(self.latest.end)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.used == 0
+    /// Undoes the last [`Self::take`].
+    const fn put_back(&mut self) {
+        self.latest.end += 1;
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.latest.is_empty() && self.used == 0
     }
 }
 
@@ -88,15 +129,15 @@ pub(super) struct Scrubber {
 }
 
 impl Scrubber {
+    /// There is something to zero again.
     pub(super) fn ask(&self) {
-        if !self.wanted.load(Relaxed) {
-            self.wanted.store(true, Relaxed);
-        }
+        self.wanted.store(true, Relaxed);
     }
 }
 
 impl FrameTable {
-    /// Zeroes a few free frames, for a pcpu that has nothing else to do; `false`: there is no more, or another pcpu is at it.
+    /// Zeroes a few free frames, for a pcpu that has nothing else to do; `false`: there is no more that can be zeroed now, or
+    /// another pcpu is at it.
     pub fn scrub_ahead(&self, m: &(impl Frames + Tlb + Cpu)) -> bool {
         if !self.scrubber.wanted.load(Relaxed) || self.scrubber.busy.swap(true, Acquire) {
             return false;
@@ -114,13 +155,10 @@ impl FrameTable {
             if page.count_info() != CountInfo::of(FrameState::Free) || !heap.holds(self.pages, index) {
                 continue;
             }
-            let stamp = page.stamp();
-            let Some(flushed) = flush::is_done(m, stamp) else {
-                heap.dirty.note(index);
-                drop(heap);
-                // Not under the lock: whoever is to flush may be waiting for it. The next step sees what it gave.
-                let _flushed = flush::before_reuse(m, stamp);
-                return true;
+            let Some(flushed) = flush::is_done(m, page.stamp()) else {
+                // It waits until the pcpus have flushed of their own accord: they have better to do than to answer to this.
+                heap.dirty.put_back();
+                return false;
             };
             Self::clean(m, mfn_of(index), &flushed);
             page.set_count_info(CountInfo::clean());
@@ -141,29 +179,40 @@ impl FrameTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
-    fn drained(dirty: &mut Dirty) -> alloc::vec::Vec<u32> {
-        let mut all: alloc::vec::Vec<_> = core::iter::from_fn(|| dirty.take()).collect();
+    fn drained(dirty: &mut Dirty) -> Vec<u32> {
+        let mut all: Vec<_> = core::iter::from_fn(|| dirty.take()).collect();
         all.sort_unstable();
         all
     }
 
     #[test]
-    fn frames_in_a_row_are_a_range_whichever_way_they_come() {
+    fn neighbours_are_a_range_whichever_way_they_come() {
         let mut dirty = Dirty::new();
-        (10..20).rev().chain(20..30).for_each(|i| dirty.note(i));
+        (1..4).rev().chain(4..6).for_each(|block| dirty.note(block * BLOCK + 7));
+        assert_eq!(dirty.used, 0);
+        assert!(dirty.holds(BLOCK) && dirty.holds(6 * BLOCK - 1));
+        assert!(!dirty.holds(BLOCK - 1) && !dirty.holds(6 * BLOCK));
+        assert_eq!(drained(&mut dirty), (BLOCK..6 * BLOCK).collect::<Vec<_>>());
+        assert!(dirty.is_empty() && !dirty.holds(BLOCK));
+    }
+
+    #[test]
+    fn the_range_that_grows_is_the_latest() {
+        let mut dirty = Dirty::new();
+        [BLOCK, 9 * BLOCK, 2 * BLOCK].iter().for_each(|&i| dirty.note(i));
         assert_eq!(dirty.used, 1);
-        dirty.note(15);
-        assert_eq!(drained(&mut dirty), (10..30).collect::<alloc::vec::Vec<_>>());
-        assert!(dirty.is_empty());
+        assert!(dirty.holds(BLOCK) && dirty.holds(2 * BLOCK) && !dirty.holds(9 * BLOCK));
+        assert_eq!(drained(&mut dirty).len(), 3 * 512);
     }
 
     #[test]
     fn ranges_widen_where_there_are_too_many_and_lose_nothing() {
         let mut dirty = Dirty::new();
-        let apart: alloc::vec::Vec<u32> = (1..40).map(|i| i * 100).collect();
+        let apart: Vec<u32> = (1..40).map(|i| i * 10_000).collect();
         apart.iter().for_each(|&i| dirty.note(i));
-        assert_eq!(dirty.used, RANGES);
+        assert_eq!(dirty.used, OTHERS);
         let all = drained(&mut dirty);
         assert!(apart.iter().all(|i| all.binary_search(i).is_ok()));
     }
@@ -172,6 +221,7 @@ mod tests {
     fn the_ends_of_the_table_are_no_special_case() {
         let mut dirty = Dirty::new();
         [0, u32::MAX - 1].iter().for_each(|&i| dirty.note(i));
-        assert_eq!(drained(&mut dirty), [0, u32::MAX - 1]);
+        let all = drained(&mut dirty);
+        assert!(all.first() == Some(&0) && all.last() == Some(&(u32::MAX - 1)));
     }
 }
