@@ -1,13 +1,14 @@
 //! Cases that need a whole system, with dom0 and guests made by it: the demo, and test guests that have to be ordinary
 //! domains.
 
+use crate::bench::figures::COUNTING;
 use crate::boot::Hardware;
 use crate::demo;
 use crate::failure::Result;
 use crate::guests::{self, Verdict};
 use crate::images;
 use crate::paths;
-use crate::qemu::Reason;
+use crate::qemu::{Accel, Reason};
 use crate::suite::{Case, Context, Needs, Outcome};
 use crate::system::{Plan, System};
 use crate::volume::Volume;
@@ -54,14 +55,39 @@ pub(crate) fn with_system(
     context: &Context,
     work: impl FnOnce(&mut System) -> Result<Outcome>,
 ) -> Result<Outcome> {
-    let hardware = Hardware {
+    with_machine(name, volume, disks, hardware(context), work)
+}
+
+/// The same on a machine whose clock goes by what its processors have done, whatever else the host does.
+pub(crate) fn with_counting_system(
+    name: &str,
+    volume: Volume,
+    disks: Vec<PathBuf>,
+    context: &Context,
+    work: impl FnOnce(&mut System) -> Result<Outcome>,
+) -> Result<Outcome> {
+    let extra = COUNTING.map(str::to_owned).to_vec();
+    with_machine(name, volume, disks, Hardware { accel: Accel::Tcg, extra, ..hardware(context) }, work)
+}
+
+fn hardware(context: &Context) -> Hardware {
+    Hardware {
         smp: context.smp.unwrap_or(2),
         memory: 768,
         accel: context.accel,
         hv: context.other.clone(),
         hv_args: None,
         extra: Vec::new(),
-    };
+    }
+}
+
+fn with_machine(
+    name: &str,
+    volume: Volume,
+    disks: Vec<PathBuf>,
+    hardware: Hardware,
+    work: impl FnOnce(&mut System) -> Result<Outcome>,
+) -> Result<Outcome> {
     let plan = Plan { name: name.to_owned(), hardware, dom0_args: String::new(), volume, disks };
     let mut system = plan.start()?;
     let outcome = work(&mut system).unwrap_or_else(|failure| Outcome::failed(failure.to_string()));

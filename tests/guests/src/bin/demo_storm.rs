@@ -195,6 +195,7 @@ async fn storm(context: &Context, store: &Client) -> Claim {
         running: AtomicU64::new(u64::from(vcpus)),
         wrong: AtomicU64::new(0),
     });
+    let begin = time::now_ns();
     for vcpu in 1..vcpus {
         let target = target.clone();
         smp::start(VcpuId::new(vcpu), move || target.work(vcpu))?;
@@ -204,6 +205,7 @@ async fn storm(context: &Context, store: &Client) -> Claim {
         time::sleep(PAUSE).await;
     }
     ensure_eq!(target.wrong.load(Ordering::Acquire), 0, "vcpus that went wrong");
+    println!("LASTED {}", (time::now_ns() - begin) / 1_000_000);
     println!("SENT {} events to each of dom0's services", target.word(SENT).load(Ordering::Acquire));
     Ok(())
 }

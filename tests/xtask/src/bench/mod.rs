@@ -15,7 +15,7 @@ mod breakdown;
 pub(crate) mod budget;
 mod chart;
 mod docs;
-mod figures;
+pub(crate) mod figures;
 mod growth;
 mod io;
 mod load;
