@@ -412,7 +412,11 @@ impl Interrupts for FakeMachine {
     }
     fn route_gsi(&self, gsi: u32, _config: GsiConfig) -> Result<(), GsiUnavailable> {
         // Line 4 is the hypervisor's serial port.
-        if gsi < 24 && gsi != 4 { Ok(()) } else { Err(GsiUnavailable) }
+        if gsi >= 24 || gsi == 4 {
+            return Err(GsiUnavailable);
+        }
+        self.note("route_gsi", u64::from(gsi));
+        Ok(())
     }
     fn unmask_gsi(&self, gsi: u32) {
         self.note("unmask_gsi", u64::from(gsi));

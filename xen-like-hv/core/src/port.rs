@@ -398,7 +398,7 @@ pub trait Interrupts: DeviceRegisters {
     fn ioapic_read(&self, phys_base: u64, index: u32) -> Option<u32>;
 }
 
-/// Trigger and polarity as `PHYSDEVOP_setup_gsi` tells them; `None` keeps what ACPI's tables say.
+/// Trigger and polarity as `PHYSDEVOP_setup_gsi` tells them; `None` keeps what the line has, which ACPI's tables say at first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GsiConfig {
     /// Level rather than edge.

@@ -9,7 +9,6 @@ pub(crate) mod ipi;
 pub(crate) mod message;
 pub(crate) mod pic;
 
-use crate::arch::acpi;
 use crate::console;
 use crate::machine::Metal;
 use crate::percpu::{self, softirq};
@@ -109,17 +108,15 @@ pub(crate) fn deliver_pirqs(hv: &Hypervisor, m: &Metal) {
     }
 }
 
-/// Routes an interrupt to the boot processor for a guest, masked. What the caller leaves open is as the firmware says:
-/// ISA interrupts by the overrides, else edge and active high; the others level and active low, as PCI's are.
+/// Routes an interrupt to the boot processor for a guest, masked. What the caller leaves open stays as it is.
 pub(crate) fn route_for_guest(gsi: u32, config: GsiConfig) -> Result<(), GsiUnavailable> {
-    let madt = acpi::platform().madt.as_ref().ok_or(GsiUnavailable)?;
     if ioapic::is_console(gsi) {
         return Err(GsiUnavailable);
     }
-    let firmware = ioapic::firmware_signal(madt, gsi);
+    let now = ioapic::signal_of(gsi).ok_or(GsiUnavailable)?;
     let signal = ioapic::Signal {
-        level: config.level.unwrap_or(firmware.level),
-        active_low: config.active_low.unwrap_or(firmware.active_low),
+        level: config.level.unwrap_or(now.level),
+        active_low: config.active_low.unwrap_or(now.active_low),
     };
     let target = percpu::record(0).apic_id.load(Ordering::Relaxed);
     ioapic::route(gsi, target, signal).map(|_| ()).map_err(|_| GsiUnavailable)

@@ -20,7 +20,7 @@ use crate::domain::Domain;
 use crate::error::{Args, Exit};
 use crate::fake::{FakeMachine, FakeWorld};
 use crate::hypercall::GuestPtr;
-use crate::port::Frames;
+use crate::port::{Frames, GsiConfig};
 use crate::regs::UserRegs;
 use crate::seeded;
 use crate::vcpu::Vcpu;
@@ -421,11 +421,30 @@ fn a_physical_line_fires_until_it_is_closed() {
 }
 
 #[test]
+fn a_line_in_use_is_not_set_up_again_for_the_next_device_that_shares_it() {
+    let t = Test::new();
+    let (hv, dom0) = (&t.world.hv, &t.doms[0].0);
+    let setup = |dom: usize, gsi| pirq::setup(hv, t.m(), &t.doms[dom].0, gsi, GsiConfig::default());
+    let routed =
+        || t.m().effects.lock().registers.iter().filter(|noted| **noted == ("route_gsi", 17)).count();
+    assert_eq!((setup(1, 17), setup(0, 5000)), (Err(Errno::Perm), Err(Errno::Inval)));
+    pirq::map(hv, t.m(), dom0, 17).unwrap();
+    assert_eq!(setup(0, 17), Ok(()));
+    assert_eq!(routed(), 2);
+    let port = pirq::bind_pirq(hv, t.m(), dom0, 17).unwrap();
+    assert_eq!(setup(0, 17), Err(Errno::Exist));
+    assert_eq!(pirq::map(hv, t.m(), dom0, 17), Ok(17));
+    assert_eq!(routed(), 2, "routing masks the line");
+    t.close(0, port.raw()).unwrap();
+    assert_eq!(setup(0, 17), Ok(()));
+}
+
+#[test]
 fn a_line_of_the_hypervisor_can_be_mapped_and_not_bound() {
     let t = Test::new();
     let (hv, dom0) = (&t.world.hv, &t.doms[0].0);
     assert_eq!(pirq::map(hv, t.m(), dom0, 4), Ok(4), "a dom0 names every line that ACPI lists");
-    assert_eq!(pirq::setup(t.m(), dom0, 4, crate::port::GsiConfig::default()), Ok(()));
+    assert_eq!(pirq::setup(hv, t.m(), dom0, 4, GsiConfig::default()), Ok(()));
     assert_eq!(pirq::bind_pirq(hv, t.m(), dom0, 4), Err(Errno::Inval));
     assert_eq!(pirq::unmap(hv, t.m(), dom0, 4), Ok(()));
     let touched = |name| t.m().effects.lock().registers.contains(&(name, 4));

@@ -239,7 +239,7 @@ fn setup_gsi<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {
     let op: PhysdevSetupGsi = GuestPtr::new(at)?.read(cx.m)?;
     let gsi = u32::try_from(op.gsi).map_err(|_| Errno::Inval)?;
     let config = GsiConfig { level: Some(op.triggering != 0), active_low: Some(op.polarity != 0) };
-    pirq::setup(cx.m, cx.dom, gsi, config)
+    pirq::setup(cx.hv, cx.m, cx.dom, gsi, config)
 }
 
 fn get_free_pirq<M: Machine>(cx: &Cx<'_, M>, at: u64) -> Result<(), Errno> {

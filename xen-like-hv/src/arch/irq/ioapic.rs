@@ -112,10 +112,17 @@ impl Signal {
 
 /// How the firmware says that an interrupt signals: ISA interrupts by the overrides, else edge and active high; the
 /// others level and active low, as PCI's are.
-pub(crate) fn firmware_signal(madt: &Madt, gsi: u32) -> Signal {
+fn firmware_signal(madt: &Madt, gsi: u32) -> Signal {
     let isa = (0..16_u8).map(|irq| madt.isa_to_gsi(irq)).find(|o| o.gsi == gsi);
     let (level, active_low) = isa.map_or((true, true), |o| (o.level, o.active_low));
     Signal { level, active_low }
+}
+
+/// How an interrupt is set up to signal: as the firmware says, until it is set up otherwise.
+pub(crate) fn signal_of(gsi: u32) -> Option<Signal> {
+    let controllers = CONTROLLERS.lock();
+    let entry = controllers.as_slice().iter().find_map(|c| c.entry(gsi).map(|e| c.read(e)))?;
+    Some(Signal { level: entry & ENTRY_LEVEL != 0, active_low: entry & ENTRY_ACTIVE_LOW != 0 })
 }
 
 /// Why an interrupt could not be routed.

@@ -85,11 +85,22 @@ pub fn map(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain, gsi: u32) -> Resu
 /// and stays as it is.
 ///
 /// # Errors
-/// `EPERM`, `EINVAL` as for [`map`].
-pub fn setup(m: &impl Interrupts, dom: &Domain, gsi: u32, config: GsiConfig) -> Result<(), Errno> {
+/// `EPERM`, `EINVAL` as for [`map`]; `EEXIST` for one that is bound, which stays as it is: a dom0 names a line for each
+/// device that shares it, and routing masks it.
+pub fn setup(
+    hv: &Hypervisor,
+    m: &impl Interrupts,
+    dom: &Domain,
+    gsi: u32,
+    config: GsiConfig,
+) -> Result<(), Errno> {
     access::control(dom)?;
     if gsi >= m.nr_gsis() {
         return Err(Errno::Inval);
+    }
+    let lines = hv.lines.lines.lock();
+    if lines.get(&gsi).is_some_and(|line| line.port != NO_PORT) {
+        return Err(Errno::Exist);
     }
     let _own = m.route_gsi(gsi, config);
     Ok(())
