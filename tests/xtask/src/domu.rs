@@ -258,6 +258,36 @@ pub(crate) fn gone_within(system: &mut System, domain: &str, limit: Duration) ->
     Ok(())
 }
 
+/// What a command of `pvctl` prints as JSON.
+pub(crate) fn json(system: &System, words: &[&str]) -> Result<serde_json::Value> {
+    let text = system.must(words)?;
+    serde_json::from_str(&text).map_err(|error| Failure::new(format!("{}: {error}\n{text}", words.join(" "))))
+}
+
+/// Waits until a domain that starts again has another number; that number.
+pub(crate) fn another(system: &mut System, domain: &str, old: &str) -> Result<String> {
+    let end = Instant::now() + BOOT_LIMIT;
+    loop {
+        let answer = system.pvctl(&["domid", domain])?;
+        // In the making it is paused, and has no console yet.
+        if answer.code == 0 && answer.text != old {
+            let list = json(system, &["list", domain, "-o", "json"])?;
+            if !list[0]["state"].as_str().is_some_and(|state| state.contains('p')) {
+                return Ok(answer.text);
+            }
+        }
+        claim(Instant::now() < end, format!("it does not start again: {}", system.must(&["list"])?))?;
+        system.session.wait_for(Duration::from_millis(200), |_| false);
+    }
+}
+
+/// Lets a file be run.
+pub(crate) fn executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let permissions = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path, permissions).map_err(|error| Failure::at(path, &error))
+}
+
 /// Makes an ext4 image from a directory.
 pub(crate) fn ext4(image: &Path, tree: &Path, size: &str) -> Result<()> {
     setup::need(&[setup::MKE2FS])?;

@@ -1,9 +1,7 @@
 //! Cases with Debian's Linux as an ordinary domain: typing at its console, vcpus, disks, memory, and its ends.
 
 use crate::bad_kernels;
-use crate::domu::{
-    self, BOOT_LIMIT, Lab, SHORT, attach, boot, claim, gone, no_complaints, nothing_left, settled, until,
-};
+use crate::domu::{self, Lab, SHORT, attach, boot, claim, gone, no_complaints, nothing_left, settled, until};
 use crate::failure::{Failure, Result};
 use crate::linux::Flavour;
 use crate::paths;
@@ -56,7 +54,7 @@ fn at_the_console(context: &Context) -> Result<Outcome> {
 
 /// What the guest is told about its host, against what dom0 is told.
 fn looks_like_xen(system: &System, typed: &mut Typed) -> Result<()> {
-    let info = json(system, &["info", "-o", "json"])?;
+    let info = domu::json(system, &["info", "-o", "json"])?;
     let expected = [
         ("type", "xen".to_owned()),
         ("guest_type", "PV".to_owned()),
@@ -80,11 +78,6 @@ fn looks_like_xen(system: &System, typed: &mut Typed) -> Result<()> {
     }
     let source = typed.must("cat /sys/devices/system/clocksource/clocksource0/current_clocksource", SHORT)?;
     claim(source == "xen", format!("the clock source is {source}"))
-}
-
-fn json(system: &System, words: &[&str]) -> Result<serde_json::Value> {
-    let text = system.must(words)?;
-    serde_json::from_str(&text).map_err(|error| Failure::new(format!("{}: {error}\n{text}", words.join(" "))))
 }
 
 /// Whether the guest's clocks go as fast as the host's. Each reading lies between two of the host's, so that a slow
@@ -113,7 +106,7 @@ fn time_runs(typed: &mut Typed, span: Duration) -> Result<String> {
 /// How busy an idle guest keeps the machine, in percent of the time that goes by.
 fn idles(system: &System) -> Result<u64> {
     let cpu_ns = || -> Result<u64> {
-        let list = json(system, &["list", "linux", "-o", "json"])?;
+        let list = domu::json(system, &["list", "linux", "-o", "json"])?;
         list[0]["cpu_time_ns"].as_u64().ok_or_else(|| Failure::new(format!("no cpu_time_ns in {list}")))
     };
     let (start, before) = (Instant::now(), cpu_ns()?);
@@ -202,7 +195,7 @@ fn memory_comes_and_goes(system: &System, typed: &mut Typed) -> Result<()> {
         system.must(&["mem-set", "linux", &mib.to_string()])?;
         let end = Instant::now() + SHORT;
         loop {
-            let list = json(system, &["list", "linux", "-o", "json"])?;
+            let list = domu::json(system, &["list", "linux", "-o", "json"])?;
             if list[0]["pages"].as_u64() == Some(mib * 256) {
                 break;
             }
@@ -257,7 +250,7 @@ fn comes_again(system: &mut System) -> Result<()> {
         // The old console is held until they have arrived.
         typed.keys(keys)?;
         let old = std::mem::take(&mut number);
-        number = another(system, &old)?;
+        number = domu::another(system, "again", &old)?;
         typed = attach(system, "again")?;
         until(&mut typed, "[ -b /dev/xvda ]")?;
         let kept = format!("again-{}", old.trim());
@@ -268,23 +261,6 @@ fn comes_again(system: &mut System) -> Result<()> {
     system.must(&["unpause", "again"])?;
     typed.keys("poweroff -f\n")?;
     gone(system, "again")
-}
-
-/// Waits until the domain has another number; that number.
-fn another(system: &mut System, old: &str) -> Result<String> {
-    let end = Instant::now() + BOOT_LIMIT;
-    loop {
-        let answer = system.pvctl(&["domid", "again"])?;
-        // In the making it is paused, and has no console yet.
-        if answer.code == 0 && answer.text != old {
-            let list = json(system, &["list", "again", "-o", "json"])?;
-            if !list[0]["state"].as_str().is_some_and(|state| state.contains('p')) {
-                return Ok(answer.text);
-            }
-        }
-        claim(Instant::now() < end, format!("it does not start again: {}", system.must(&["list"])?))?;
-        system.session.wait_for(Duration::from_millis(200), |_| false);
-    }
 }
 
 fn loses_its_disk(system: &mut System) -> Result<()> {
@@ -301,7 +277,7 @@ fn faults_at_once(system: &mut System) -> Result<()> {
     system.must(&["create", "kept.cfg"])?;
     let end = Instant::now() + SHORT;
     loop {
-        let list = json(system, &["list", "kept", "-o", "json"])?;
+        let list = domu::json(system, &["list", "kept", "-o", "json"])?;
         if list[0]["shutdown_reason"] == "crash" {
             break;
         }
@@ -407,7 +383,7 @@ fn root(context: &Context) -> Result<Outcome> {
     }
     paths::copy(parts.busybox(), &tree.join("bin/busybox"))?;
     paths::write(&tree.join("sbin/init"), DISK_INIT)?;
-    executable(&tree.join("sbin/init"))?;
+    domu::executable(&tree.join("sbin/init"))?;
     let random: Vec<u8> =
         (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     paths::write(&tree.join("random"), random)?;
@@ -479,12 +455,6 @@ fn discards(typed: &mut Typed, image: &std::path::Path) -> Result<()> {
     typed.must("rm /spare; sync; fstrim /", SHORT)?;
     let after = kept()?;
     claim(after + (8 << 20) <= before, format!("the host's file keeps {after} of {before} bytes"))
-}
-
-fn executable(path: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let permissions = std::fs::Permissions::from_mode(0o755);
-    std::fs::set_permissions(path, permissions).map_err(|error| Failure::at(path, &error))
 }
 
 /// Reads and writes past the cache, for a person to look at: what it took, by the guest's clock.

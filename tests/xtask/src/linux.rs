@@ -135,7 +135,7 @@ pub(crate) fn modules_of(kernel: &Path) -> PathBuf {
 }
 
 /// Debian's kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
     /// For cloud machines, packed with LZ4.
     Cloud,

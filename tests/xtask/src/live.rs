@@ -3,12 +3,14 @@
 use crate::boot::{Card, Hardware};
 use crate::failure::{Failure, Result};
 use crate::images::{self, Profile};
+use crate::linux::Flavour;
+use crate::live_linux;
 use crate::paths;
 use crate::setup;
 use crate::system::{Plan, build_pvctl};
 use crate::tools::{self, say};
 use crate::volume::Volume;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Where QEMU's debug stub listens.
@@ -17,12 +19,18 @@ const GDB_PORT: &str = "1234";
 /// Builds everything, boots QEMU and ends in dom0's shell.
 ///
 /// Ctrl-a x leaves, Ctrl-a h tells QEMU's other keys. The volume with the guests' kernels and configurations is made
-/// anew each time; `--disk` gives dom0 further disks, vdb first.
+/// anew each time; `--file` adds to it, `--linux` adds a Linux guest, and `--disk` gives dom0 further disks, vdb first.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
     /// A raw disk image for dom0 (may be given several times)
     #[arg(long, value_name = "FILE")]
     disk: Vec<PathBuf>,
+    /// Put Debian's kernel with a ramdisk and a configuration on the volume: `create -c linux.cfg`
+    #[arg(long, value_enum, value_name = "KERNEL", num_args = 0..=1, default_missing_value = "cloud", require_equals = true)]
+    linux: Option<Flavour>,
+    /// Put a file on the volume, under its own name or another (may be given several times)
+    #[arg(long, value_name = "FILE[:NAME]", value_parser = volume_file)]
+    file: Vec<(PathBuf, String)>,
     /// Without a terminal: the console goes to target/run/console.log, commands come through `cargo xtask pvctl`
     #[arg(long)]
     headless: bool,
@@ -48,7 +56,7 @@ impl RunArgs {
             name: String::new(),
             hardware,
             dom0_args: String::new(),
-            volume: standard_volume(),
+            volume: self.volume()?,
             disks: self.disk.clone(),
         };
         let mut command = plan.machine()?.command()?;
@@ -64,6 +72,32 @@ impl RunArgs {
         let status = command.status().map_err(|error| Failure::new(format!("starting QEMU: {error}")))?;
         Ok(u8::from(!status.success()))
     }
+
+    fn volume(&self) -> Result<Volume> {
+        let mut volume = standard_volume();
+        if let Some(flavour) = self.linux {
+            live_linux::add(&mut volume, flavour, self.disk.len())?;
+        }
+        for (file, name) in &self.file {
+            volume.add(file, name);
+        }
+        Ok(volume)
+    }
+}
+
+/// Reads `FILE` or `FILE:NAME`.
+fn volume_file(text: &str) -> std::result::Result<(PathBuf, String), String> {
+    let (file, name) = match text.rsplit_once(':') {
+        Some((file, name)) => (PathBuf::from(file), name.to_owned()),
+        None => (PathBuf::from(text), paths::file_name(Path::new(text))),
+    };
+    if !file.is_file() {
+        return Err(format!("{}: no such file", file.display()));
+    }
+    if name.is_empty() || name.contains('/') {
+        return Err(format!("'{name}' is no name for a file on the volume"));
+    }
+    Ok((file, name))
 }
 
 /// What guests of the standard volume need besides a kernel.

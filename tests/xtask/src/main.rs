@@ -27,6 +27,7 @@ mod linux;
 mod linux_devices;
 mod linux_vcpus;
 mod live;
+mod live_linux;
 mod machines;
 mod networks;
 mod on_xen;

@@ -9,7 +9,7 @@ use crate::qemu::{Accel, Machine};
 use crate::tools::say;
 use crate::{
     bench, beside, distribution, domu_cases, grub, guests, host, lint, linux, linux_devices, linux_vcpus,
-    machines, networks, on_xen, paths, stretch, systems, throughput, tooling,
+    live_linux, machines, networks, on_xen, paths, stretch, systems, throughput, tooling,
 };
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -136,6 +136,7 @@ fn all(long: bool) -> Vec<Case> {
     cases.extend(stretch::cases());
     cases.extend(domu_cases::cases());
     cases.extend(grub::cases());
+    cases.extend(live_linux::cases());
     if long {
         cases.extend(distribution::cases());
         cases.extend(on_xen::cases());

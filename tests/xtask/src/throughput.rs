@@ -101,8 +101,14 @@ fn measure(context: &Context) -> Result<Outcome> {
         volume.add_text(&format!("{name}.cfg"), &networks::config(name, "vmlinuz", 256, "", &words, &more));
     }
     let port = networks::free_port()?;
-    let mut system =
-        networks::system("iperf", context, 1024, volume, networks::card(&[(port, LINUX[0], PORT)]))?;
+    let mut system = networks::system(
+        "iperf",
+        context,
+        1024,
+        volume,
+        Vec::new(),
+        networks::card(&[(port, LINUX[0], PORT)]),
+    )?;
     let outcome = work(&mut system, port);
     networks::finish(system, outcome)
 }
