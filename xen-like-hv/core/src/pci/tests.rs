@@ -9,8 +9,10 @@ use crate::fake::FakeWorld;
 use crate::fake::devices::at as place;
 use crate::port::{DeviceRegisters, Interrupts, PortWidth};
 use alloc::sync::Arc;
+use alloc::vec;
+use proptest::prelude::*;
 use pv_abi::errno::Errno;
-use pv_abi::ids::{DomId, Mfn};
+use pv_abi::ids::{DomId, EvtchnPort, Mfn};
 
 fn at(number: usize) -> Address {
     let [devfn, bus, segment, _] = u32::try_from(number).unwrap().to_le_bytes();
@@ -353,4 +355,97 @@ fn a_guest_has_no_messages() {
     let pirq = t.map(Which::Entry(0)).unwrap();
     assert_eq!(pirq::unmap(hv, m, &guest, pirq), Err(Errno::Inval));
     assert_eq!(pirq::bind_pirq(hv, m, &guest, pirq), Err(Errno::Perm));
+}
+
+/// What dom0 does, in any order: nothing is lost of vectors, numbers and frames, and what is in use stays protected.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Map(u16),
+    MapSingle,
+    Reserve,
+    Unmap(u32),
+    Bind(u32),
+    Close(u32),
+    Write(u16, u32),
+    Prepare,
+    Release,
+    Restore,
+    Remove,
+    Add,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..5_u16).prop_map(Step::Map),
+        2 => Just(Step::MapSingle),
+        1 => Just(Step::Reserve),
+        4 => (0..8_u32).prop_map(Step::Unmap),
+        4 => (0..8_u32).prop_map(Step::Bind),
+        4 => (1..8_u32).prop_map(Step::Close),
+        3 => (0..4_u32).prop_map(|bits| Step::Write(MSIX_CONTROL, bits << 14 | 3)),
+        // The table's BAR: where it was, elsewhere, in RAM.
+        2 => (0..3_usize).prop_map(|at| Step::Write(0x14, [0xe000_0004, 0xd000_0004, 0x1004][at])),
+        1 => (0..2_u32).prop_map(|decodes| Step::Write(4, decodes << 1)),
+        1 => Just(Step::Prepare),
+        1 => Just(Step::Release),
+        1 => Just(Step::Restore),
+        1 => Just(Step::Remove),
+        1 => Just(Step::Add),
+    ]
+}
+
+impl World {
+    fn take(&self, step: Step) {
+        let (hv, m, dom0) = (&self.w.hv, &self.w.m, &self.dom0);
+        let pirq = |number| m.nr_pirqs() - 1 - number;
+        let _any = match step {
+            Step::Map(number) => self.map(Which::Entry(number)).map(drop),
+            Step::MapSingle => self.map(Which::Single).map(drop),
+            Step::Reserve => pirq::message::reserve(hv, m, dom0).map(drop),
+            Step::Unmap(number) => self.unmap(pirq(number)),
+            Step::Bind(number) => pirq::bind_pirq(hv, m, dom0, pirq(number)).map(drop),
+            Step::Close(port) => crate::evtchn::close(hv, m, dom0, EvtchnPort::new(port)),
+            Step::Write(register, value) => {
+                let width = if register == 0x14 { PortWidth::Dword } else { PortWidth::Word };
+                self.write(register, width, value);
+                Ok(())
+            }
+            Step::Prepare => hv.pci.lock().prepare_table(&hv.frames, m, DEVICE),
+            Step::Release => hv.pci.lock().release_table(&hv.frames, DEVICE),
+            Step::Restore => hv.pci.lock().restore(&hv.frames, m, DEVICE),
+            Step::Remove => hv.pci.remove(&hv.frames, m, dom0, DEVICE),
+            Step::Add => hv.pci.add(m, dom0, DEVICE),
+        };
+    }
+
+    fn check(&self) {
+        let state = self.w.hv.pci.lock();
+        assert_eq!(self.w.m.devices.vectors(), state.senders.len(), "vectors");
+        let entries = state.senders.iter().filter(|sender| sender.which != Which::Single).count();
+        assert!(entries == 0 || entries == state.senders.len(), "both kinds");
+        let device = state.known.first();
+        let uses = device.is_some_and(|device| device.enabled || device.prepared) || entries != 0;
+        let table = device.and_then(|device| device.table);
+        assert_eq!(table.is_some(), uses, "protected as long as it is in use");
+        assert_eq!(self.w.hv.frames.read_only_devices().is_empty(), !uses);
+        for sender in &state.senders {
+            let others = state.senders.iter().filter(|other| other.pirq == sender.pirq).count();
+            assert_eq!(others, 1, "a pirq of two messages");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn walks_of_a_dom0_lose_nothing(steps in prop::collection::vec(step(), 1..60)) {
+        let t = World::new();
+        for step in steps {
+            t.take(step);
+            t.check();
+        }
+        assert_eq!(crate::evtchn::destroy(&t.w.hv, &t.w.m, &t.dom0), Ok(()));
+        assert_eq!(t.w.m.devices.vectors(), 0);
+        let _known = t.w.hv.pci.remove(&t.w.hv.frames, &t.w.m, &t.dom0, DEVICE);
+        assert!(t.is_clean());
+    }
 }
