@@ -104,13 +104,14 @@ pub(super) fn follow_binding(hv: &Hypervisor, m: &impl Interrupts, pirq: u32) {
 
 /// Takes all messages from a domain that dies; its ports are closed already.
 pub(super) fn release_all(hv: &Hypervisor, m: &impl Interrupts, dom: &Domain) {
-    let first = || {
+    let next = |from: u32| {
         let lines = hv.lines.lines.lock();
-        lines.range(m.nr_gsis()..).find(|(_, line)| line.owner == dom.id).map(|(&pirq, _)| pirq)
+        lines.range(from..).find(|(_, line)| line.owner == dom.id).map(|(&pirq, _)| pirq)
     };
-    while let Some(pirq) = first() {
-        if unmap(hv, m, dom, pirq).is_err() {
-            return;
-        }
+    let mut from = m.nr_gsis();
+    while let Some(pirq) = next(from) {
+        // One that another control domain has taken away meanwhile is gone; the others must go too.
+        let _gone = unmap(hv, m, dom, pirq);
+        from = pirq.saturating_add(1);
     }
 }
