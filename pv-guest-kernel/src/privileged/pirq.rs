@@ -18,6 +18,10 @@ use crate::hypercall::{self, Result};
 const LEVEL: u8 = 1;
 /// `setup_gsi.polarity`: active high.
 const ACTIVE_HIGH: u8 = 0;
+/// `setup_gsi.polarity`: active low.
+const ACTIVE_LOW: u8 = 1;
+/// Lines of ISA.
+const ISA_LINES: u32 = 16;
 
 /// A line that is bound to an event channel.
 pub struct Irq {
@@ -27,14 +31,14 @@ pub struct Irq {
 }
 
 impl Irq {
-    /// Binds a PCI INTx line. On a PC board these are level-triggered; the board's firmware wires them active high,
-    /// which the interrupt-source overrides say for the lines that PCI uses.
+    /// Binds a PCI INTx line. On a PC board these are level-triggered; the board's firmware wires those that PCI shares with
+    /// ISA active high, which the interrupt-source overrides say for them. The others are active low.
     pub fn bind_pci_gsi(gsi: u32) -> Result<Self> {
         let number = i32::try_from(gsi).map_err(|_| hypercall::Errno::Inval)?;
         let setup = PhysdevSetupGsi {
             gsi: number,
             triggering: LEVEL,
-            polarity: ACTIVE_HIGH,
+            polarity: if gsi < ISA_LINES { ACTIVE_HIGH } else { ACTIVE_LOW },
             ..PhysdevSetupGsi::default()
         };
         match physdev(setup) {
