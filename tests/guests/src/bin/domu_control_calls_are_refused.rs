@@ -21,10 +21,34 @@ fn control_calls_are_refused(context: &'static Context) -> Claim {
     if context.is_dom0() {
         return Err(Trouble::Skip("the claim is about an ordinary domain".into()));
     }
+    calls_of_other_kinds_of_guests()?;
     xsa_127_and_492_and_499_control_calls()?;
     xsa_13_and_16_and_21_and_83_and_87_and_360_interrupt_lines()?;
     memory_of_others()?;
     ports()
+}
+
+/// What is for guests with hardware virtualisation (and their device models), and what an ordinary domain has no business
+/// with: kexec, security modules, Argo, performance counters, the hypervisor's own file system.
+fn calls_of_other_kinds_of_guests() -> Claim {
+    const HVM_OP: u64 = 34;
+    const OTHERS: [u64; 7] = [27, 37, 38, 39, 40, 41, 42];
+    /// DOMID_SELF.
+    const SELF: u32 = 0x7ff0;
+    // Parameters, interrupts, memory types, page tables, altp2m, upcall vectors; not the time of day (6), which Xen tells.
+    for op in [0_u64, 1, 2, 3, 4, 5, 7, 8, 9, 14, 15, 17, 21, 22, 23, 25] {
+        let mut words = [SELF, 0, 0, 0, 0, 0, 0, 0];
+        let answer = call::number(HVM_OP, [op, call::address_mut(&mut words[..]), 0, 0, 0]);
+        call::refused_somehow(&format!("hvm_op {op}"), answer)?;
+    }
+    for number in OTHERS {
+        for op in [0_u64, 1, 2, 3, 4] {
+            let mut words = [SELF, 0, 0, 0, 0, 0, 0, 0];
+            let at = call::address_mut(&mut words[..]);
+            call::refused_somehow(&format!("call {number}, {op}"), call::number(number, [op, at, at, 0, 0]))?;
+        }
+    }
+    Ok(())
 }
 
 fn xsa_127_and_492_and_499_control_calls() -> Claim {
