@@ -1,8 +1,10 @@
 //! From a file to an ELF: plain ELF, gzip around an ELF, or a Linux bzImage with an ELF payload.
 
 use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::ops::Range;
 
-use crate::bytes::{array, range, u16_at, u32_at};
+use crate::bytes::{array, place, u16_at, u32_at};
 use crate::checksum;
 use crate::decompress::{LZ4_LEGACY_MAGIC, decompress, gunzip};
 use crate::elf::is_elf;
@@ -28,35 +30,66 @@ const SECTOR: u64 = 512;
 /// Says what is wrong with the file: [`ImageError::NotElf`], `Truncated`, `DamagedPayload`,
 /// `UnsupportedCompression`, `TooLarge`, …
 pub fn unpack(file: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, ImageError> {
+    Ok(match find(file, limit)? {
+        Found::Part(range) => Cow::Borrowed(file.get(range).unwrap_or_default()),
+        Found::Unpacked(elf) => Cow::Owned(elf),
+    })
+}
+
+/// The same for a file that is not needed any more: what need not be unpacked takes no memory beside it.
+///
+/// # Errors
+/// Those of [`unpack`].
+pub fn unpack_owned(mut file: Vec<u8>, limit: usize) -> Result<Vec<u8>, ImageError> {
+    Ok(match find(&file, limit)? {
+        Found::Part(range) => {
+            file.truncate(range.end);
+            file.drain(..range.start);
+            file
+        }
+        Found::Unpacked(elf) => elf,
+    })
+}
+
+/// Where the ELF is.
+enum Found {
+    /// In the file as it is.
+    Part(Range<usize>),
+    /// It was packed.
+    Unpacked(Vec<u8>),
+}
+
+fn find(file: &[u8], limit: usize) -> Result<Found, ImageError> {
     if is_elf(file) {
-        return Ok(Cow::Borrowed(file));
+        return Ok(Found::Part(0..file.len()));
     }
     if file.starts_with(&[0x1f, 0x8b]) {
-        return expect_elf(Cow::Owned(gunzip(file, limit)?));
+        return expect_elf(gunzip(file, limit)?);
     }
     if !is_bzimage(file) {
         return Err(if file.len() < 4 { ImageError::Truncated("header") } else { ImageError::NotElf });
     }
-    let (setup, payload) = payload(file)?;
+    let (setup, place) = payload(file)?;
+    let payload = file.get(place.clone()).unwrap_or_default();
     if is_elf(payload) {
-        return Ok(Cow::Borrowed(payload));
+        return Ok(Found::Part(place));
     }
     if payload.starts_with(&LZ4_LEGACY_MAGIC) {
         checksum::check(file, setup)?;
     }
-    expect_elf(Cow::Owned(decompress(payload, limit)?))
+    expect_elf(decompress(payload, limit)?)
 }
 
-fn expect_elf(unpacked: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, ImageError> {
-    if is_elf(&unpacked) { Ok(unpacked) } else { Err(ImageError::NotElf) }
+fn expect_elf(unpacked: Vec<u8>) -> Result<Found, ImageError> {
+    if is_elf(&unpacked) { Ok(Found::Unpacked(unpacked)) } else { Err(ImageError::NotElf) }
 }
 
 fn is_bzimage(file: &[u8]) -> bool {
     u16_at(file, header::BOOT_FLAG) == Some(0xaa55) && array(file, header::MAGIC) == Some(*b"HdrS")
 }
 
-/// The length of the real-mode code, and the payload.
-fn payload(file: &[u8]) -> Result<(u64, &[u8]), ImageError> {
+/// The length of the real-mode code, and where the payload is.
+fn payload(file: &[u8]) -> Result<(u64, Range<usize>), ImageError> {
     let truncated = || ImageError::Truncated("bzImage header");
     if u16_at(file, header::VERSION).ok_or_else(truncated)? < FIRST_WITH_PAYLOAD {
         return Err(ImageError::OldBzImage);
@@ -68,6 +101,6 @@ fn payload(file: &[u8]) -> Result<(u64, &[u8]), ImageError> {
     let offset = u32_at(file, header::PAYLOAD_OFFSET).ok_or_else(truncated)?;
     let length = u32_at(file, header::PAYLOAD_LENGTH).ok_or_else(truncated)?;
     let setup = (u64::from(sectors) + 1) * SECTOR;
-    let payload = range(file, setup + u64::from(offset), u64::from(length));
-    Ok((setup, payload.ok_or(ImageError::Truncated("bzImage payload"))?))
+    let place = place(file, setup + u64::from(offset), u64::from(length));
+    Ok((setup, place.ok_or(ImageError::Truncated("bzImage payload"))?))
 }

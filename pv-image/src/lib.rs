@@ -34,7 +34,7 @@ mod start;
 mod tables;
 mod zstd;
 
-pub use bzimage::unpack;
+pub use bzimage::{unpack, unpack_owned};
 pub use elf::Segment;
 pub use error::ImageError;
 pub use kernel::KernelImage;

@@ -11,7 +11,7 @@ use pv_abi::start_info::StartInfo;
 use zerocopy::FromBytes;
 
 use crate::testelf::TestElf;
-use crate::{BuildConfig, FrameMap, ImageError, KernelImage, PageKind, Plan, Role, unpack};
+use crate::{BuildConfig, FrameMap, ImageError, KernelImage, PageKind, Plan, Role, unpack, unpack_owned};
 
 const DOM_U: Role = Role::DomU { store_port: 1, console_port: 2 };
 const DOM_0: Role = Role::Dom0 { console: None };
@@ -302,6 +302,24 @@ fn impossible_sizes_are_refused_without_work() {
     assert!(matches!(plan(&elf, None, DOM_U, 8192).unwrap_err(), ImageError::NotEnoughMemory { .. }));
     let elf = TestElf::minimal().build();
     assert!(matches!(plan(&elf, None, DOM_U, u64::MAX).unwrap_err(), ImageError::TooLarge { .. }));
+}
+
+#[test]
+fn an_elf_that_is_not_packed_stays_where_it_is() {
+    let elf = TestElf::minimal().build();
+    let kept = unpack_owned(elf.clone(), 1 << 20).unwrap();
+    assert_eq!(kept, elf);
+    let mut file = std::vec![0; 1024];
+    file[0x1f1] = 1;
+    file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    file[0x24c..0x250].copy_from_slice(&u32::try_from(elf.len()).unwrap().to_le_bytes());
+    file.extend(&elf);
+    file.extend([7; 100]);
+    let before = file.as_ptr();
+    let kept = unpack_owned(file, 1 << 20).unwrap();
+    assert_eq!((kept.as_ptr(), &kept), (before, &elf));
 }
 
 /// Kernels that a developer's machine may have: one packed with LZ4, one with XZ.

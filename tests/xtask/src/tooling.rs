@@ -65,7 +65,7 @@ fn finish(system: System, mut wrong: Vec<String>, seen: String) -> Result<Outcom
 // ---- Bad input ----------------------------------------------------------------------------------------------------
 
 /// What must not work: file of the volume, exit status, a part of what is said.
-const REFUSALS: [(&str, i32, &str); 12] = [
+const REFUSALS: [(&str, i32, &str); 13] = [
     ("absent.cfg", 1, "absent.cfg"),
     ("syntax.cfg", 1, "syntax.cfg:2:8: expected"),
     ("value.cfg", 1, "value.cfg:4:7: vcpus must be between"),
@@ -78,7 +78,11 @@ const REFUSALS: [(&str, i32, &str); 12] = [
     ("small.cfg", 1, "not enough memory"),
     ("huge.cfg", 1, "not enough free memory"),
     ("disk.cfg", 1, "there is no disk"),
+    ("room.cfg", 1, "large: dom0 has no room for"),
 ];
+
+/// Bytes of a large kernel.
+const LARGE: usize = 60 << 20;
 
 /// A configuration with three good lines and a fourth.
 fn config(kernel: &str, memory: &str, more: &str) -> String {
@@ -100,6 +104,10 @@ fn bad_volume(dir: &Path) -> Result<Volume> {
     };
     add("good", &elf)?;
     add("text", b"#!/bin/sh\necho no kernel\n")?;
+    // Once it fits into dom0's memory, twice it does not.
+    let mut large = elf.clone();
+    large.resize(LARGE, 0);
+    add("large", &large)?;
     // The headers are there, what they tell of is not.
     add("cut", &elf[..2048])?;
     add("elf32", &elf32)?;
@@ -117,6 +125,8 @@ fn bad_volume(dir: &Path) -> Result<Volume> {
         ("notes.cfg", config("notes", "16", "")),
         ("small.cfg", config("good", "1", "")),
         ("huge.cfg", config("good", "100000", "")),
+        ("large.cfg", config("large", "16", "")),
+        ("room.cfg", config("large", "16", "ramdisk='large'")),
         ("disk.cfg", config("good", "16", "disk = [ 'phy:vdz,xvda,w' ]")),
     ];
     add(bad_kernels::RAMDISK, &vec![1; bad_kernels::BIG_RAMDISK])?;
@@ -172,6 +182,8 @@ fn bad_input(context: &Context) -> Result<Outcome> {
     expect(&["frob"], 2, "unknown command")?;
     expect(&["destroy", "nobody"], 3, "nobody")?;
     expect(&["destroy", "0"], 1, "dom0")?;
+    expect(&["create", "-p", "large.cfg"], 0, "created")?;
+    expect(&["destroy", "bad"], 0, "")?;
     let before = footprint(&system)?;
     for (file, code, part) in REFUSALS {
         expect(&["create", file], code, part)?;

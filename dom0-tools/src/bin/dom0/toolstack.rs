@@ -214,8 +214,8 @@ impl Toolstack {
     pub(crate) async fn images(&self, config: &DomainConfig) -> Result<Images, Failure> {
         let kernel = {
             let file = self.module(&config.kernel).await?;
-            let unpacked = pv_image::unpack(&file, MAX_KERNEL);
-            unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?.into_owned()
+            let unpacked = pv_image::unpack_owned(file, MAX_KERNEL);
+            unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?
         };
         let ramdisk = match &config.ramdisk {
             Some(path) => Some(self.module(path).await?),

@@ -130,8 +130,13 @@ impl Volume {
     /// A whole file of at most `limit` bytes.
     pub(crate) async fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>, VolumeError> {
         let mut content = Content::default();
-        self.run(|manager, root| read_file(manager, root, path, limit, &mut content)).await?;
-        Ok(content.bytes)
+        let read = self.run(|manager, root| read_file(manager, root, path, limit, &mut content)).await;
+        match read {
+            Err(VolumeError::Disk(DiskError::NoMemory)) => {
+                Err(VolumeError::NoMemory(path.to_string(), content.bytes.len() as u64))
+            }
+            other => other.map(|()| content.bytes),
+        }
     }
 
     /// Creates or replaces a file. A new name must be of the short kind (8.3).

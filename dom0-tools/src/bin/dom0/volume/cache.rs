@@ -1,7 +1,7 @@
 //! What an operation on the volume has read so far, and what it wants to write.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
@@ -17,6 +17,8 @@ const PIECE: u64 = 32;
 const PIECE_BYTES: usize = 512 * 32;
 /// Pieces of the largest read ahead (1 MiB); also what one request can carry.
 const MAX_AHEAD: u64 = 64;
+/// How many of the largest are kept: they are of a large file, which has been copied when the next are read.
+const KEPT: usize = 4;
 const SECTOR: usize = 512;
 /// FAT code sees a partition table in front, which the volume itself does not have.
 const FIRST_BLOCK: u64 = 1;
@@ -46,6 +48,8 @@ pub(super) struct Cache {
     missing: Cell<u64>,
     next: Cell<u64>,
     ahead: Cell<u64>,
+    /// Where the largest that are kept begin.
+    large: RefCell<VecDeque<u64>>,
 }
 
 impl Cache {
@@ -58,6 +62,7 @@ impl Cache {
             missing: Cell::new(0),
             next: Cell::new(0),
             ahead: Cell::new(1),
+            large: RefCell::default(),
         }
     }
 
@@ -82,6 +87,14 @@ impl Cache {
             pieces.insert(index, (data.clone(), at));
         }
         self.next.set(first + ahead);
+        let mut large = self.large.borrow_mut();
+        if ahead == MAX_AHEAD {
+            large.push_back(first);
+        }
+        if large.len() > KEPT {
+            let oldest = large.pop_front().unwrap_or(first);
+            pieces.retain(|piece, _| !(oldest..oldest + MAX_AHEAD).contains(piece));
+        }
         Ok(())
     }
 
