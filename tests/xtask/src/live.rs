@@ -59,7 +59,12 @@ impl RunArgs {
             volume: self.volume()?,
             disks: self.disk.clone(),
         };
-        let mut command = plan.machine()?.command()?;
+        let mut machine = plan.machine()?;
+        if self.hardware.hv_args.is_none() {
+            // Kernels are unpacked in dom0's memory: a larger machine has larger ones. The last word counts.
+            machine.hypervisor_args.push_str(&format!(" dom0_mem={}M", dom0_mib(self.hardware.memory)));
+        }
+        let mut command = machine.command()?;
         if self.headless {
             let log = paths::run().join("console.log");
             say(&format!("the console is in {}; control socket {}", log.display(), plan.socket().display()));
@@ -83,6 +88,11 @@ impl RunArgs {
         }
         Ok(volume)
     }
+}
+
+/// How much of so much memory is dom0's.
+fn dom0_mib(memory: u32) -> u32 {
+    (memory / 4).clamp(128, 512)
 }
 
 /// Reads `FILE` or `FILE:NAME`.
