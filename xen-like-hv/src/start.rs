@@ -147,10 +147,12 @@ fn hand_over_memory(hv: &Hypervisor, keep: u64) {
     }
 }
 
-/// Says what is no RAM: devices for dom0, but not the interrupt controllers.
+/// Says what counts as no RAM: devices for dom0, but not the interrupt controllers. The first MiB does, as on Xen: firmware
+/// leaves tables in it that dom0 looks for.
 fn mark_devices(hv: &Hypervisor) {
     hv.frames.set_address_bits(features::get().address_bits);
-    let mut at = 0;
+    let mut at = boot_alloc::LOW_MEMORY;
+    hv.frames.add_device_range(Mfn::new(0), Mfn::new(at / layout::PAGE));
     for ram in boot_alloc::memory_map().ram() {
         hv.frames.add_device_range(Mfn::new(at / layout::PAGE), Mfn::new(ram.start / layout::PAGE));
         at = ram.end;

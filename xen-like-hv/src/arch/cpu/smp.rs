@@ -6,7 +6,7 @@ use crate::arch::entry::cpu_info::CpuInfo;
 use crate::arch::entry::idt;
 use crate::arch::irq::apic;
 use crate::arch::mm::layout::{PAGE, direct_map, stack_block};
-use crate::arch::mm::{boot_alloc, paging};
+use crate::arch::mm::{boot_alloc, paging, ram};
 use crate::arch::{acpi, cpu::regs, time};
 use crate::percpu::{self, MAX_PCPUS};
 use core::arch::global_asm;
@@ -74,6 +74,10 @@ pub(crate) fn start_others(limit: usize, idle: fn() -> !) {
         }
         paging::close_boot_tables();
         crate::arch::mm::tlb::flush_own();
+        // dom0 may look at low memory, and addresses of the hypervisor are none of its business.
+        let trampoline: *mut u8 = with_exposed_provenance_mut(usize::try_from(direct_map(page)).unwrap_or(0));
+        // SAFETY: RAM that nobody uses any more: whoever came up has left it, whoever did not has been sent back.
+        unsafe { ram::zero_page(trampoline) };
     }
     log::info!("{} of {} pcpus in use", percpu::count(), listed.len().max(1));
 }

@@ -16,7 +16,7 @@ static LIMIT: AtomicU64 = AtomicU64::new(4 << 30);
 static MAP: Once<MemoryMap> = Once::new();
 
 /// Memory below this is left alone, but for the trampoline: firmware data, the screen, and what SMM left.
-const LOW_MEMORY: u64 = 1 << 20;
+pub(crate) const LOW_MEMORY: u64 = 1 << 20;
 
 /// Fills the allocator: all RAM but the first MiB, the image and the modules.
 pub(crate) fn init(map: MemoryMap) {
