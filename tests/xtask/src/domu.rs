@@ -31,7 +31,7 @@ const PROLOGUE: &str = "#!/bin/busybox sh
 export PATH=/bin HOME=/ PS1='# '
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-[ -f /blkfront.ko ] && insmod /blkfront.ko
+for m in /modules/*; do insmod $m; done
 stty cols 2000 </dev/hvc0
 ";
 
@@ -43,7 +43,6 @@ pub(crate) struct Parts {
     /// The kernel.
     pub(crate) kernel: PathBuf,
     busybox: PathBuf,
-    blkfront: PathBuf,
 }
 
 impl Parts {
@@ -51,8 +50,9 @@ impl Parts {
     pub(crate) fn find(flavour: Flavour) -> std::result::Result<Self, String> {
         let kernel = flavour.kernel().ok_or("no Linux kernel here and none could be downloaded")?;
         let busybox = linux::busybox().ok_or("no static busybox here and none could be downloaded")?;
-        let blkfront = blkfront(&kernel).ok_or("no xen-blkfront module beside the Linux kernel")?;
-        Ok(Self { kernel, busybox, blkfront })
+        linux::module_of(&kernel, "drivers/block/xen-blkfront")
+            .ok_or("no xen-blkfront module beside the Linux kernel")?;
+        Ok(Self { kernel, busybox })
     }
 
     /// Writes a ramdisk that does what `script` says, and then has a shell.
@@ -63,7 +63,7 @@ impl Parts {
         }
         archive.device("dev/console", (5, 1));
         archive.file("bin/busybox", &read(&self.busybox)?);
-        archive.file("blkfront.ko", &read(&self.blkfront)?);
+        linux::guest_modules(&mut archive, &self.kernel)?;
         archive.file("init", format!("{PROLOGUE}{script}{SHELL}").as_bytes());
         let file = paths::target().join("linux").join(format!("{name}.cpio"));
         paths::write(&file, archive.finish())?;
@@ -79,14 +79,6 @@ impl Parts {
 /// Reads a file of the host.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| Failure::at(path, &error))
-}
-
-/// The block front end that belongs to a kernel.
-fn blkfront(kernel: &Path) -> Option<PathBuf> {
-    let version = paths::file_name(kernel).strip_prefix("vmlinuz-")?.to_owned();
-    let root = kernel.parent()?.parent()?;
-    let file = root.join("lib/modules").join(version).join("kernel/drivers/block/xen-blkfront.ko");
-    file.is_file().then_some(file)
 }
 
 /// A system with Linux on its volume as `vmlinuz` and `ramdisk`.

@@ -18,7 +18,12 @@ use std::time::{Duration, Instant};
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         Case::new("linux-domu_answers_at_its_console", Needs::Images, at_the_console),
-        Case::new("linux-domu_has_devices_that_come_and_go", Needs::Images, hotplug),
+        Case::new("linux-domu_has_devices_that_come_and_go", Needs::Images, |context| {
+            hotplug(context, "hotplug", Flavour::Cloud)
+        }),
+        Case::new("linux-domu_of_a_newer_version", Needs::Images, |context| {
+            hotplug(context, "newer", Flavour::Newer)
+        }),
         Case::new("linux-domu_ends_as_configured", Needs::Images, endings),
         Case::new("linux-domu_boots_from_its_disk", Needs::Images, root),
         Case::new("linux-domu_boots_packed_with_zstd", Needs::Images, zstd),
@@ -128,9 +133,9 @@ fn small_disk(name: &str) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn hotplug(context: &Context) -> Result<Outcome> {
-    let disk = small_disk("hotplug")?;
-    let mut lab = lab("hotplug", Flavour::Cloud, 2);
+fn hotplug(context: &Context, name: &str, flavour: Flavour) -> Result<Outcome> {
+    let disk = small_disk(name)?;
+    let mut lab = lab(name, flavour, 2);
     lab.disks = vec![disk.clone()];
     lab.configs = vec![("linux", "vcpus = 2\nmaxvcpus = 4\nmaxmem = 192")];
     let outcome = lab.run(context, |system| {

@@ -17,6 +17,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
+/// A kernel of a newer version as dom0.
+const NEWER: &str = "linux-newer_version_boots_as_dom0";
 
 /// A machine for Linux and what its first program does there.
 #[derive(Clone, Copy)]
@@ -72,12 +74,25 @@ for c in 1 2 3 4; do (i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo x >
 
 /// The cases of this stage.
 pub(crate) fn cases() -> Vec<Case> {
-    PLANS.iter().map(|plan| Case::new(plan.name, Needs::Images, |context| boot(plan, context))).collect()
+    let usual = |plan: &'static Plan| {
+        Case::new(plan.name, Needs::Images, |context| boot(plan, plan.name, kernel(), context))
+    };
+    PLANS.iter().map(usual).chain([Case::new(NEWER, Needs::Images, newer)]).collect()
 }
 
-fn boot(plan: &Plan, context: &Context) -> Result<Outcome> {
+/// The newest kernel that has support for being dom0.
+fn newer(context: &Context) -> Result<Outcome> {
+    if !context.long {
+        return Ok(Outcome::Skipped("downloads 100 MiB: --long".into()));
+    }
+    let kernel = Flavour::NewerGeneric.kernel();
+    boot(&PLANS[2], NEWER, kernel, context)
+}
+
+fn boot(plan: &Plan, name: &str, kernel: Option<PathBuf>, context: &Context) -> Result<Outcome> {
     let smp = context.smp.unwrap_or(plan.smp);
-    let Files { kernel, ramdisk } = match files(plan.name, &format!("CPUS={smp}\n{}", plan.script))? {
+    let script = format!("CPUS={smp}\n{}", plan.script);
+    let Files { kernel, ramdisk } = match files_with(kernel, name, &script)? {
         Ok(files) => files,
         Err(why) => return Ok(Outcome::Skipped(why)),
     };
@@ -97,7 +112,15 @@ pub(crate) struct Files {
 
 /// A kernel, and a ramdisk that runs a script; or why there are none.
 pub(crate) fn files(name: &str, script: &str) -> Result<std::result::Result<Files, String>> {
-    let (kernel, busybox) = match (kernel(), busybox()) {
+    files_with(kernel(), name, script)
+}
+
+fn files_with(
+    kernel: Option<PathBuf>,
+    name: &str,
+    script: &str,
+) -> Result<std::result::Result<Files, String>> {
+    let (kernel, busybox) = match (kernel, busybox()) {
         (Some(kernel), Some(busybox)) => (kernel, busybox),
         (None, _) => return Ok(Err("no Linux kernel here and none could be downloaded".into())),
         (_, None) => return Ok(Err("no static busybox here and none could be downloaded".into())),
@@ -134,6 +157,33 @@ pub(crate) fn modules_of(kernel: &Path) -> PathBuf {
     root.join("lib/modules").join(version).join("kernel")
 }
 
+/// A module of a kernel, packed or not: busybox loads it either way.
+pub(crate) fn module_of(kernel: &Path, name: &str) -> Option<PathBuf> {
+    let dir = modules_of(kernel);
+    ["ko", "ko.xz"].map(|ending| dir.join(format!("{name}.{ending}"))).into_iter().find(|file| file.is_file())
+}
+
+/// Modules that one kernel or the other has instead of built-in drivers; each needs those before it.
+const GUEST_MODULES: [&str; 7] = [
+    "drivers/block/xen-blkfront",
+    "drivers/net/xen-netfront",
+    "lib/crc16",
+    "crypto/crc32c_generic",
+    "fs/mbcache",
+    "fs/jbd2/jbd2",
+    "fs/ext4/ext4",
+];
+
+/// Puts what a guest needs of a kernel's modules into `modules`, by names that sort as they are to be loaded.
+pub(crate) fn guest_modules(archive: &mut Archive, kernel: &Path) -> Result<()> {
+    archive.directory("modules");
+    for (number, file) in GUEST_MODULES.iter().filter_map(|name| module_of(kernel, name)).enumerate() {
+        let code = fs::read(&file).map_err(|error| Failure::at(&file, &error))?;
+        archive.file(&format!("modules/{number}-{}", paths::file_name(&file)), &code);
+    }
+    Ok(())
+}
+
 /// Debian's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Flavour {
@@ -141,25 +191,35 @@ pub(crate) enum Flavour {
     Cloud,
     /// For all machines, packed with XZ.
     Generic,
+    /// For cloud machines, of the newest version that there is beside the release's own.
+    Newer,
+    /// For all machines, of that version.
+    NewerGeneric,
 }
 
 impl Flavour {
-    fn package(self) -> &'static str {
+    fn package(self) -> Option<String> {
+        let known = || tools::output(Command::new("apt-cache").args(["pkgnames", "linux-image-"]));
         match self {
-            Self::Cloud => "linux-image-cloud-amd64",
-            Self::Generic => "linux-image-amd64",
+            Self::Cloud => Some("linux-image-cloud-amd64".into()),
+            Self::Generic => Some("linux-image-amd64".into()),
+            Self::Newer => newest(&known()?, "-cloud-amd64"),
+            Self::NewerGeneric => newest(&known()?, "-amd64"),
         }
     }
 
     /// The kernel, installed or downloaded.
     pub(crate) fn kernel(self) -> Option<PathBuf> {
+        if matches!(self, Self::Newer | Self::NewerGeneric) {
+            return downloaded_kernel(&self.package()?);
+        }
         let fits = |path: &Path| {
             let name = paths::file_name(path);
             let is_cloud = name.ends_with("-cloud-amd64");
             let is_ours = name.starts_with("vmlinuz-") && name.ends_with("-amd64");
             is_ours && is_cloud == (self == Self::Cloud) && fs::File::open(path).is_ok()
         };
-        paths::list(Path::new("/boot"), fits).pop().or_else(|| downloaded_kernel(self.package()))
+        paths::list(Path::new("/boot"), fits).pop().or_else(|| downloaded_kernel(&self.package()?))
     }
 }
 
@@ -169,6 +229,17 @@ pub(crate) fn kernel() -> Option<PathBuf> {
         return Some(PathBuf::from(file));
     }
     Flavour::Cloud.kernel().or_else(|| Flavour::Generic.kernel())
+}
+
+/// Of packages' names, the one that stands for a kernel's newest version: `linux-image-6.12-cloud-amd64`.
+fn newest(names: &str, ending: &str) -> Option<String> {
+    let version = |name: &str| {
+        let text = name.strip_prefix("linux-image-")?.strip_suffix(ending)?;
+        let (major, minor) = text.split_once('.')?;
+        Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+    };
+    let known = names.lines().filter_map(|name| Some((version(name)?, name)));
+    known.max().map(|(_, name)| name.to_owned())
 }
 
 fn downloaded_kernel(meta: &str) -> Option<PathBuf> {
@@ -208,4 +279,18 @@ pub(crate) fn unpacked(package: &str) -> Option<PathBuf> {
     tools::output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&dir))?;
     paths::write(&dir.join("complete"), "").ok()?;
     Some(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+
+    #[test]
+    fn the_newest_version_is_the_greatest_and_no_single_build() {
+        let names = "linux-image-6.12.117+deb12-cloud-amd64\nlinux-image-6.9-cloud-amd64\nlinux-image-6.12-cloud-amd64\n\
+                     linux-image-cloud-amd64\nlinux-image-6.13-amd64\nlinux-image-6.14-rt-amd64\n";
+        assert_eq!(newest(names, "-cloud-amd64").as_deref(), Some("linux-image-6.12-cloud-amd64"));
+        assert_eq!(newest(names, "-amd64").as_deref(), Some("linux-image-6.13-amd64"));
+        assert_eq!(newest("linux-image-amd64\n", "-amd64"), None);
+    }
 }

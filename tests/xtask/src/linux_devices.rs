@@ -69,7 +69,8 @@ fn ramdisk(kernel: &Path, busybox: &Path) -> Result<PathBuf> {
     let mut archive = linux::contents(busybox, &format!("{PROLOGUE}{SCRIPT}{EPILOGUE}"))?;
     archive.directory("modules");
     for (number, module) in MODULES.iter().enumerate() {
-        let file = linux::modules_of(kernel).join(format!("{module}.ko"));
+        let file = linux::module_of(kernel, module)
+            .ok_or_else(|| Failure::missing(format!("no {module} beside the kernel")))?;
         let code = fs::read(&file).map_err(|error| Failure::at(&file, &error))?;
         archive.file(&format!("modules/{number}-{}", paths::file_name(&file)), &code);
     }

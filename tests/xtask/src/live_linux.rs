@@ -13,17 +13,6 @@ use crate::typed::Typed;
 use crate::volume::Volume;
 use std::path::{Path, PathBuf};
 
-/// Modules that one kernel or the other has instead of built-in drivers; each needs those before it.
-const MODULES: [&str; 7] = [
-    "drivers/block/xen-blkfront",
-    "drivers/net/xen-netfront",
-    "lib/crc16",
-    "crypto/crc32c_generic",
-    "fs/mbcache",
-    "fs/jbd2/jbd2",
-    "fs/ext4/ext4",
-];
-
 /// The ramdisk's first program: on to the disk that `root=` names, else a shell, with which the domain ends. `SELF` comes
 /// from the kernel's command line.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -70,15 +59,12 @@ pub(crate) fn add(volume: &mut Volume, flavour: Flavour, disks: usize) -> Result
 
 fn ramdisk(kernel: &Path, busybox: &Path) -> Result<PathBuf> {
     let mut archive = linux::contents(busybox, INIT)?;
-    for dir in ["mnt", "modules", "sbin"] {
+    linux::guest_modules(&mut archive, kernel)?;
+    for dir in ["mnt", "sbin"] {
         archive.directory(dir);
     }
     for (name, script) in ENDS {
         archive.file(name, script.as_bytes());
-    }
-    let modules = MODULES.iter().map(|module| linux::modules_of(kernel).join(format!("{module}.ko")));
-    for (number, file) in modules.enumerate().filter(|(_, file)| file.is_file()) {
-        archive.file(&format!("modules/{number}-{}", paths::file_name(&file)), &domu::read(&file)?);
     }
     let file = paths::target().join("linux/run.cpio");
     paths::write(&file, archive.finish())?;

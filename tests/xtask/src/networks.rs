@@ -283,14 +283,6 @@ echo VERDICT: SUCCESS
 while :; do sleep 100; done
 ";
 
-/// The network front end that belongs to a kernel, if it is a module there.
-fn netfront(kernel: &Path) -> Option<PathBuf> {
-    let version = paths::file_name(kernel).strip_prefix("vmlinuz-")?.to_owned();
-    let modules = kernel.parent()?.parent()?.join("lib/modules").join(version);
-    let file = modules.join("kernel/drivers/net/xen-netfront.ko");
-    file.is_file().then_some(file)
-}
-
 fn ramdisk(busybox: &Path, module: &Path, script: &str) -> Result<Vec<u8>> {
     let read = |path: &Path| fs::read(path).map_err(|error| Failure::at(path, &error));
     let mut archive = Archive::default();
@@ -340,7 +332,7 @@ pub(crate) fn linux_files() -> std::result::Result<(PathBuf, PathBuf, PathBuf), 
     let (Some(kernel), Some(busybox)) = (linux::kernel(), linux::busybox()) else {
         return Err("no Linux kernel or static busybox here, and none could be downloaded".into());
     };
-    match netfront(&kernel) {
+    match linux::module_of(&kernel, "drivers/net/xen-netfront") {
         Some(module) => Ok((kernel, busybox, module)),
         None => Err(format!("{} has no xen-netfront module beside it", kernel.display())),
     }

@@ -192,9 +192,8 @@ fn libraries(archive: &mut Archive) -> Result<()> {
 
 /// Their names begin with their places, so that a list of them is in the right order.
 fn modules(archive: &mut Archive, kernel: &Path) -> Result<()> {
-    let dir = linux::modules_of(kernel);
     for (place, module) in MODULES.iter().enumerate() {
-        let file = dir.join(format!("{module}.ko"));
+        let file = linux::module_of(kernel, module).ok_or_else(|| missing(module))?;
         archive.file(&format!("modules/{place:02}-{}", paths::file_name(&file)), &read(&file)?);
     }
     Ok(())

@@ -151,7 +151,8 @@ const CLIENT_DEVICES: &str = "vif = [ 'bridge=xenbr0' ]\ndisk = [ 'phy:/dev/vdb,
 /// The kernel, and a ramdisk for each guest.
 fn guests(choice: Choice<'_>) -> Result<Files> {
     let (kernel, busybox, netfront) = networks::linux_files().map_err(Failure::missing)?;
-    let blkfront = kernel_module(&netfront)?;
+    let blkfront = linux::module_of(&kernel, "drivers/block/xen-blkfront")
+        .ok_or_else(|| Failure::missing("the kernel has no xen-blkfront module beside it"))?;
     let mut files = vec![(kernel, "vmlinuz".to_owned())];
     let scripts = [("server", SERVER.to_owned()), ("client", client(choice))];
     for (name, script) in scripts {
@@ -164,13 +165,6 @@ fn guests(choice: Choice<'_>) -> Result<Files> {
     paths::write(&short, linux::archive(&busybox, &format!("{}{SHORT}", linux::PROLOGUE))?)?;
     files.push((short, "short.ram".into()));
     Ok(files)
-}
-
-/// The block front end beside the network's.
-fn kernel_module(netfront: &std::path::Path) -> Result<PathBuf> {
-    let drivers = netfront.parent().and_then(std::path::Path::parent);
-    let file = drivers.map(|dir| dir.join("block/xen-blkfront.ko")).filter(|file| file.is_file());
-    file.ok_or_else(|| Failure::missing("the kernel has no xen-blkfront module beside it"))
 }
 
 /// A guest's configuration, where its files are in `dir`.

@@ -9,7 +9,7 @@ use pv_guest_kernel::Context;
 use pv_guest_kernel::memory::vmap;
 use test_guests::{Claim, ensure, ensure_eq};
 
-test_guests::claim!(low_memory_is_there_for_dom0);
+test_guests::claim!(smp_low_memory_is_there_for_dom0);
 
 const BYTES: usize = 1 << 20;
 /// Where a processor starts after a reset: the firmware has a far jump there.
@@ -20,7 +20,7 @@ const ORDINARY: core::ops::Range<usize> = 0x8_0000..0x9_f000;
 /// The upper bits of the hypervisor's addresses, its direct map included.
 const HYPERVISORS: core::ops::RangeInclusive<u64> = 0xffff_8000..=0xffff_87ff;
 
-fn low_memory_is_there_for_dom0(_: &'static Context) -> Claim {
+fn smp_low_memory_is_there_for_dom0(_: &'static Context) -> Claim {
     let low = vmap::map_device(MachAddr::new(0), BYTES / 4096)?;
     let word = |at: usize| low.area().view::<AtomicU64>(at).load(Relaxed);
     ensure_eq!(word(RESET) & 0xff, FAR_JUMP, "the firmware's first instruction");
