@@ -18,7 +18,7 @@ const FAR_JUMP: u64 = 0xea;
 /// Ordinary memory, which the firmware does not use and where processors may be started.
 const ORDINARY: core::ops::Range<usize> = 0x8_0000..0x9_f000;
 /// The upper bits of the hypervisor's addresses, its direct map included.
-const HYPERVISORS: core::ops::RangeInclusive<u64> = 0xffff_8000..=0xffff_87ff;
+const HYPERVISORS: core::ops::RangeInclusive<u128> = 0xffff_8000..=0xffff_87ff;
 
 fn smp_low_memory_is_there_for_dom0(_: &'static Context) -> Claim {
     let low = vmap::map_device(MachAddr::new(0), BYTES / 4096)?;
@@ -28,7 +28,7 @@ fn smp_low_memory_is_there_for_dom0(_: &'static Context) -> Claim {
     for at in ORDINARY.step_by(8) {
         let here = word(at);
         for shift in [0, 16, 32, 48] {
-            let upper = ((u128::from(here) << 64 | u128::from(before)) >> (shift + 32)) as u64 & 0xffff_ffff;
+            let upper = (u128::from(here) << 64 | u128::from(before)) >> (shift + 32) & 0xffff_ffff;
             ensure!(!HYPERVISORS.contains(&upper), "an address of the hypervisor before {at:#x}");
         }
         before = here;
