@@ -51,6 +51,12 @@ impl RunArgs {
             images::build_for(self.hardware.hv.as_deref())?;
         }
         let mut hardware = self.hardware.clone();
+        let least = self.linux.map_or(0, live_linux::least_memory);
+        if hardware.memory < least {
+            say(&format!("{least} MiB for the machine: a quarter is dom0's, which unpacks this kernel"));
+            hardware.memory = least;
+        }
+        let dom0 = dom0_mib(hardware.memory);
         hardware.extra.extend(self.card.words());
         let plan = Plan {
             name: String::new(),
@@ -62,7 +68,7 @@ impl RunArgs {
         let mut machine = plan.machine()?;
         if self.hardware.hv_args.is_none() {
             // Kernels are unpacked in dom0's memory: a larger machine has larger ones. The last word counts.
-            machine.hypervisor_args.push_str(&format!(" dom0_mem={}M", dom0_mib(self.hardware.memory)));
+            machine.hypervisor_args.push_str(&format!(" dom0_mem={dom0}M"));
         }
         let mut command = machine.command()?;
         if self.headless {

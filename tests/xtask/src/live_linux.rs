@@ -57,6 +57,15 @@ pub(crate) fn add(volume: &mut Volume, flavour: Flavour, disks: usize) -> Result
     Ok(())
 }
 
+/// MiB of the machine at least. Kernels of newer versions are packed with Zstandard and a window as large as what they
+/// unpack to: together some 200 MiB.
+pub(crate) fn least_memory(flavour: Flavour) -> u32 {
+    match flavour {
+        Flavour::Cloud | Flavour::Generic => 0,
+        Flavour::Newer | Flavour::NewerGeneric => 1024,
+    }
+}
+
 fn ramdisk(kernel: &Path, busybox: &Path) -> Result<PathBuf> {
     let mut archive = linux::contents(busybox, INIT)?;
     linux::guest_modules(&mut archive, kernel)?;

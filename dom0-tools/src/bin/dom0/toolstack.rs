@@ -215,7 +215,11 @@ impl Toolstack {
         let kernel = {
             let file = self.module(&config.kernel).await?;
             let unpacked = pv_image::unpack_owned(file, MAX_KERNEL);
-            unpacked.map_err(|error| Failure::new(format!("{}: {error}", config.kernel)))?
+            let advice = |error: &pv_image::ImageError| match error {
+                pv_image::ImageError::OutOfMemory => "; give dom0 more (dom0_mem)",
+                _ => "",
+            };
+            unpacked.map_err(|error| Failure::new(format!("{}: {error}{}", config.kernel, advice(&error))))?
         };
         let ramdisk = match &config.ramdisk {
             Some(path) => Some(self.module(path).await?),
