@@ -106,7 +106,10 @@ impl Vbd {
 
     /// Lets go of the guest's page at once. Requests on their way to the disk end unanswered.
     pub(crate) fn close(&self) {
-        *self.page.borrow_mut() = None;
+        let page = self.page.borrow_mut().take();
+        if page.is_some() {
+            self.disk.leaving().begin();
+        }
         self.wake.notify();
     }
 
@@ -131,6 +134,7 @@ impl Vbd {
     }
 
     async fn serve(self: Rc<Self>) {
+        self.disk.leaving().none_is_left(|| self.page.borrow().is_none()).await;
         let mut taken = 0_usize;
         let mut worked = false;
         loop {
@@ -261,6 +265,15 @@ impl Vbd {
         if notify == Some(true) {
             // Failing means that the guest is gone.
             let _ = self.channel.notify();
+        }
+    }
+}
+
+impl Drop for Vbd {
+    fn drop(&mut self) {
+        // Every request holds its connection: this was the last one of a connection that is over.
+        if self.page.get_mut().is_none() {
+            self.disk.leaving().end();
         }
     }
 }

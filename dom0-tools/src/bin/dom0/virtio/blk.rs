@@ -14,6 +14,7 @@ use core::any::Any;
 use core::cell::RefCell;
 use core::task::{Poll, Waker};
 
+use dom0_tools::blkback::leaving::Leaving;
 use dom0_tools::blkback::patience::{LONGEST_NS, Patience};
 use pv_abi::frame::PAGE_SIZE;
 use pv_abi::ids::MachAddr;
@@ -162,6 +163,7 @@ pub(crate) struct Disk {
     flush: bool,
     max_segments: usize,
     discard: Option<Discard>,
+    leaving: Leaving,
 }
 
 /// How the device discards.
@@ -207,6 +209,7 @@ impl Disk {
             flush: offered & FEATURE_FLUSH != 0,
             max_segments: device_segments.min(MAX_SEGMENTS),
             discard,
+            leaving: Leaving::default(),
         });
         task::spawn(disk.clone().tell_orders()).detach();
         Ok(disk)
@@ -233,6 +236,11 @@ impl Disk {
     /// `vda` and so on.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Guests' connections to it that are over and may still have requests here.
+    pub(crate) fn leaving(&self) -> &Leaving {
+        &self.leaving
     }
 
     /// Size in sectors of 512 bytes.
