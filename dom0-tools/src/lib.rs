@@ -13,6 +13,7 @@
 //! | [`net`] | the software switch, and what a network card would do |
 //! | [`ctl`] | the control protocol and the command language shared with `pvctl` |
 //! | [`lineedit`] | a line editor for serial consoles |
+//! | [`waiters`] | a list of waiting tasks |
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
@@ -26,4 +27,5 @@ pub mod lineedit;
 pub mod net;
 pub mod netback;
 pub mod toolstack;
+pub mod waiters;
 pub mod xenstore;

@@ -3,16 +3,17 @@
 //! What they asked for reaches the disk some time, and the disk may be another guest's by then. So a new connection begins
 //! only when nothing of the earlier ones is on its way.
 
-use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::Cell;
 use core::future::poll_fn;
-use core::task::{Poll, Waker};
+use core::task::Poll;
+
+use crate::waiters::Waiters;
 
 /// The connections of one disk that are on their way out.
 #[derive(Debug, Default)]
 pub struct Leaving {
     count: Cell<usize>,
-    waiting: RefCell<Vec<Waker>>,
+    waiting: Waiters,
 }
 
 impl Leaving {
@@ -20,17 +21,13 @@ impl Leaving {
     pub fn begin(&self) {
         self.count.set(self.count.get() + 1);
         // It may be one of those that wait.
-        self.wake();
+        self.waiting.wake();
     }
 
     /// Nothing of a connection that was over is on its way any more.
     pub fn end(&self) {
         self.count.set(self.count.get().saturating_sub(1));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        self.waiting.take().into_iter().for_each(Waker::wake);
+        self.waiting.wake();
     }
 
     /// Ends when there are none, or when the connection that waits is over itself.
@@ -39,7 +36,7 @@ impl Leaving {
             if self.count.get() == 0 || is_over() {
                 return Poll::Ready(());
             }
-            self.waiting.borrow_mut().push(cx.waker().clone());
+            self.waiting.add(cx.waker());
             Poll::Pending
         })
         .await;
@@ -53,7 +50,7 @@ mod tests {
     use core::pin::pin;
     use core::sync::atomic::AtomicUsize;
     use core::sync::atomic::Ordering::Relaxed;
-    use core::task::Context;
+    use core::task::{Context, Waker};
     use std::task::Wake;
 
     #[derive(Default)]

@@ -126,7 +126,7 @@ fn storm(context: &Context) -> Result<Outcome> {
     volume.add_text("good.cfg", &config("good", "demo_checked_disk", 32, more));
     let disk = paths::run().join("storm.img");
     paths::write(&disk, vec![0; DISK_BYTES])?;
-    systems::with_counting_system("storm", volume, vec![disk], context, |system| {
+    systems::with_machine("storm", volume, vec![disk], systems::counting(context), |system| {
         let before = system.free_pages()?;
         system.must(&["create", "storm.cfg"])?;
         let peer = system.must(&["domid", "storm"])?;

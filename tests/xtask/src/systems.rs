@@ -58,16 +58,10 @@ pub(crate) fn with_system(
     with_machine(name, volume, disks, hardware(context), work)
 }
 
-/// The same on a machine whose clock goes by what its processors have done, whatever else the host does.
-pub(crate) fn with_counting_system(
-    name: &str,
-    volume: Volume,
-    disks: Vec<PathBuf>,
-    context: &Context,
-    work: impl FnOnce(&mut System) -> Result<Outcome>,
-) -> Result<Outcome> {
+/// The usual machine, with a clock that goes by what its processors have done, whatever else the host does.
+pub(crate) fn counting(context: &Context) -> Hardware {
     let extra = COUNTING.map(str::to_owned).to_vec();
-    with_machine(name, volume, disks, Hardware { accel: Accel::Tcg, extra, ..hardware(context) }, work)
+    Hardware { accel: Accel::Tcg, extra, ..hardware(context) }
 }
 
 fn hardware(context: &Context) -> Hardware {
@@ -81,7 +75,8 @@ fn hardware(context: &Context) -> Hardware {
     }
 }
 
-fn with_machine(
+/// [`with_system`] on a machine of the caller's.
+pub(crate) fn with_machine(
     name: &str,
     volume: Volume,
     disks: Vec<PathBuf>,

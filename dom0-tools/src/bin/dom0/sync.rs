@@ -1,37 +1,13 @@
-//! What tasks share beyond the SDK's primitives: a list of waiting tasks, a bounded byte pipe, and a bounded amount of
-//! something.
+//! What tasks share beyond the SDK's primitives: a bounded byte pipe, and a bounded amount of something.
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
-use core::task::{Poll, Waker};
+use core::task::Poll;
 
-/// Wakers of everybody who waits for one thing. All are woken: one of them may belong to a future that is gone.
-#[derive(Default)]
-pub(crate) struct Waiters(RefCell<Vec<Waker>>);
-
-impl Waiters {
-    /// Nobody waits.
-    pub(crate) const fn new() -> Self {
-        Self(RefCell::new(Vec::new()))
-    }
-
-    /// Remembers a task.
-    pub(crate) fn add(&self, waker: &Waker) {
-        let mut list = self.0.borrow_mut();
-        if !list.iter().any(|known| known.will_wake(waker)) {
-            list.push(waker.clone());
-        }
-    }
-
-    /// Wakes everybody.
-    pub(crate) fn wake(&self) {
-        let list = core::mem::take(&mut *self.0.borrow_mut());
-        list.into_iter().for_each(Waker::wake);
-    }
-}
+use dom0_tools::waiters::Waiters;
 
 /// So much of something, of which tasks take shares for a time.
 pub(crate) struct Budget {

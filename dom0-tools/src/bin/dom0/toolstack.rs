@@ -14,6 +14,7 @@ use dom0_tools::toolstack::{
     self, CreateJob, CreateOptions, Env, Error, Lifecycle, LifecycleEvent, MAX_KERNEL, Progress,
     RestartRequest,
 };
+use dom0_tools::waiters::Waiters;
 use pv_abi::errno::Errno;
 use pv_abi::evtchn::VirqKind;
 use pv_abi::ids::{DomId, EvtchnPort, Mfn, VcpuId};
@@ -27,7 +28,6 @@ use crate::services::block::BlockService;
 use crate::services::console::ConsoleService;
 use crate::services::net::NetService;
 use crate::services::xenstore::StoreService;
-use crate::sync::Waiters;
 use crate::tty::Tty;
 use crate::volume::Volume;
 
@@ -105,7 +105,7 @@ impl Services for RealServices<'_> {
 
     fn disk_info(&mut self, target: &str) -> Result<DiskInfo, Errno> {
         let disk = self.0.machine.disk(target).ok_or(Errno::NoEnt)?;
-        // Two kernels that cache one file system would ruin it.
+        // The store tells whose it is; whoever was detached by force may be connected for a moment longer.
         if self.0.blocks.is_written(&disk) {
             return Err(Errno::Busy);
         }

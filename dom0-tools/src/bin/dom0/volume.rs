@@ -132,7 +132,8 @@ impl Volume {
         let mut content = Content::default();
         let read = self.run(|manager, root| read_file(manager, root, path, limit, &mut content)).await;
         match read {
-            Err(VolumeError::Disk(DiskError::NoMemory)) => {
+            // Beside the file's own bytes, for which there was room.
+            Err(VolumeError::Disk(DiskError::NoMemory)) if !content.bytes.is_empty() => {
                 Err(VolumeError::NoMemory(path.to_string(), content.bytes.len() as u64))
             }
             other => other.map(|()| content.bytes),

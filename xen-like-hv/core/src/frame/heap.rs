@@ -22,7 +22,7 @@ pub(super) struct Heap {
     free: u64,
     /// Frames that are set aside for domains.
     claimed: u64,
-    /// Which of them are to be zeroed.
+    /// Where free frames lie that are to be zeroed.
     pub(super) dirty: Dirty,
 }
 

@@ -53,7 +53,7 @@ pub(crate) struct GuestConsole {
     /// Something to do for the guest's task.
     wake: Notify,
     /// Somebody who follows has news.
-    news: crate::sync::Waiters,
+    news: dom0_tools::waiters::Waiters,
 }
 
 /// The service.
@@ -241,7 +241,7 @@ impl ConsoleService {
             typed: RefCell::default(),
             ring: RefCell::new(None),
             wake: Notify::new(),
-            news: crate::sync::Waiters::new(),
+            news: dom0_tools::waiters::Waiters::new(),
         });
         *console.ring.borrow_mut() = Some(Ring { page, channel });
         let mut guests = self.guests.borrow_mut();
